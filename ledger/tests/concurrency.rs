@@ -1,0 +1,180 @@
+//! Many clients at once: no deadlock, nothing lost, nothing twice.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use common::{Database, Random, post, transaction, transfer};
+use hydrometer_ledger::{Amount, AsOf, LedgerError, Outcome, Transaction, accounts, balances, transfers, verify};
+use tokio::time::{sleep, timeout};
+
+const TASKS: u64 = 8;
+const ROUNDS: u64 = 40;
+const ACCOUNTS: u64 = 6;
+
+/// Few accounts in random order, and a third of the transactions posted by other tasks as well.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn random_postings_equal_a_model() {
+    let database = Database::create().await;
+    let mut random = Random::seeded();
+    let mut model: BTreeMap<String, (i128, i128)> = BTreeMap::new();
+    let mut shared: Vec<Transaction> = Vec::new();
+    let mut work: Vec<Vec<Vec<Transaction>>> = Vec::new();
+    let mut offered = 0;
+    for task in 0..TASKS {
+        let mut rounds = Vec::new();
+        for round in 0..ROUNDS {
+            let mut set = Vec::new();
+            for n in 0..=random.below(4) {
+                if !shared.is_empty() && random.below(3) == 0 {
+                    set.push(shared[random.below(shared.len() as u64) as usize].clone());
+                    continue;
+                }
+                let lines = (0..=random.below(5)).map(|_| {
+                    let debit = random.below(ACCOUNTS);
+                    let credit = (debit + 1 + random.below(ACCOUNTS - 1)) % ACCOUNTS;
+                    transfer(&debit.to_string(), &credit.to_string(), 1 + i128::from(random.below(u64::MAX)) * 1_000)
+                });
+                let new = transaction(&format!("{task}/{round}/{n}"), lines.collect());
+                for line in &new.transfers {
+                    model.entry(line.debit.name.clone()).or_default().0 += line.amount.nanos();
+                    model.entry(line.credit.name.clone()).or_default().1 += line.amount.nanos();
+                }
+                shared.push(new.clone());
+                set.push(new);
+            }
+            offered += set.len();
+            rounds.push(set);
+        }
+        work.push(rounds);
+    }
+
+    let mut tasks = Vec::new();
+    for rounds in work {
+        let mut app = database.app().await;
+        tasks.push(tokio::spawn(async move {
+            let mut posted = 0;
+            for set in rounds {
+                // No retry: a deadlock would be an error here.
+                let outcomes = post(&mut app, &set).await.unwrap();
+                posted += outcomes.into_iter().filter(|outcome| *outcome == Outcome::Posted).count();
+            }
+            posted
+        }));
+    }
+    let mut posted = 0;
+    for task in tasks {
+        posted += task.await.unwrap();
+    }
+    assert_eq!(posted, shared.len(), "each transaction is posted by one task, of {offered} offered");
+
+    let app = database.app().await;
+    let found: BTreeMap<String, (i128, i128)> = balances(&app, "", AsOf::Now)
+        .await
+        .unwrap()
+        .into_iter()
+        .map(|b| (b.account.spec.name, (b.debits.nanos(), b.credits.nanos())))
+        .collect();
+    assert_eq!(found, model);
+    assert_eq!(verify(&app).await.unwrap(), []);
+    drop(app);
+    database.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn accounts_are_created_by_many_at_once() {
+    let database = Database::create().await;
+    let mut random = Random::seeded();
+    let mut tasks = Vec::new();
+    for task in 0..TASKS {
+        let mut app = database.app().await;
+        // Each its own order and its own part of forty accounts.
+        let lines: Vec<_> = (0..60)
+            .map(|_| {
+                let debit = random.below(40);
+                transfer(&debit.to_string(), &((debit + 1 + random.below(39)) % 40).to_string(), 1)
+            })
+            .collect();
+        tasks.push(tokio::spawn(async move {
+            for chunk in 0..6 {
+                let set = transaction(&format!("{task}/{chunk}"), lines[chunk * 10..chunk * 10 + 10].to_vec());
+                post(&mut app, &[set]).await.unwrap();
+            }
+        }));
+    }
+    for task in tasks {
+        task.await.unwrap();
+    }
+    let app = database.app().await;
+    assert!(accounts(&app, "").await.unwrap().len() <= 40);
+    assert_eq!(transfers(&app, None, None, 10_000).await.unwrap().len(), TASKS as usize * 60);
+    assert_eq!(verify(&app).await.unwrap(), []);
+    drop(app);
+    database.drop().await;
+}
+
+/// Whoever comes second waits for the first to commit, and then gets the answer that is true by then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_second_with_an_id_waits_for_the_first() {
+    let database = Database::create().await;
+    let (mut first, mut second) = (database.app().await, database.app().await);
+    let original = transaction("same", vec![transfer("x", "y", 5)]);
+    let mut other = original.clone();
+    // Other accounts, so that it is the id that they meet on.
+    other.transfers = vec![transfer("p", "q", 5)];
+
+    for (set, commits) in [(original.clone(), true), (other.clone(), true), (other.clone(), false)] {
+        let key = format!("{commits}/{}", set.transfers[0].debit.name);
+        let same = |mut t: Transaction| {
+            t.id = transaction(&key, vec![]).id;
+            t
+        };
+        let tx = first.transaction().await.unwrap();
+        hydrometer_ledger::post(&tx, &[same(original.clone())]).await.unwrap();
+        let waiting = async { post(&mut second, &[same(set.clone())]).await };
+        tokio::pin!(waiting);
+        assert!(timeout(Duration::from_millis(200), &mut waiting).await.is_err(), "it waits");
+        if commits {
+            tx.commit().await.unwrap();
+        } else {
+            tx.rollback().await.unwrap();
+        }
+        let outcome = waiting.await;
+        match (set == original, commits) {
+            (true, _) => assert_eq!(outcome.unwrap(), [Outcome::Repeated]),
+            (false, true) => assert!(matches!(outcome, Err(LedgerError::Conflict { .. }))),
+            (false, false) => assert_eq!(outcome.unwrap(), [Outcome::Posted]),
+        }
+    }
+    assert_eq!(verify(&second).await.unwrap(), []);
+    drop((first, second));
+    database.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_posting_that_is_rolled_back_never_was() {
+    let database = Database::create().await;
+    let mut app = database.app().await;
+    let set = [transaction("gone", vec![transfer("x", "y", 5)])];
+    let tx = app.transaction().await.unwrap();
+    hydrometer_ledger::post(&tx, &set).await.unwrap();
+    tx.rollback().await.unwrap();
+    assert!(accounts(&app, "").await.unwrap().is_empty());
+
+    // In booking order each account's entries are in the order of their commits, however they raced.
+    let mut other = database.app().await;
+    let tx = app.transaction().await.unwrap();
+    hydrometer_ledger::post(&tx, &set).await.unwrap();
+    let late = tokio::spawn(async move {
+        post(&mut other, &[transaction("late", vec![transfer("x", "y", 1)])]).await.unwrap();
+    });
+    sleep(Duration::from_millis(100)).await;
+    tx.commit().await.unwrap();
+    late.await.unwrap();
+    let amounts: Vec<Amount> = transfers(&app, None, None, 9).await.unwrap().into_iter().map(|e| e.amount).collect();
+    assert_eq!(amounts, [Amount::from_nanos(1), Amount::from_nanos(5)]);
+    drop(app);
+    database.drop().await;
+}

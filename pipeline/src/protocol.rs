@@ -1,0 +1,227 @@
+//! The commit protocol's decisions, as pure functions: what is known goes in, what to do next comes out. All I/O is at their edge,
+//! in [`crate::worker`] and [`crate::store`], so that they can be driven through any order of crashes and replies.
+//!
+//! A round: **cut → derive → stage → commit → publish**. Postgres is the only commit point (law 8).
+
+use hydrometer_schemas::time::{SECONDS_PER_MINUTE, Second, hour_ceil, hour_floor};
+use uuid::Uuid;
+
+/// What a round does next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// Work out the quantities of the windows due from what is known now.
+    Derive,
+    /// Write the objects, under names of this attempt's own.
+    Stage { attempt: Uuid },
+    /// One transaction.
+    Commit { attempt: Uuid, timeline: TimelineRule },
+    /// The reply to COMMIT was lost: look whether this attempt's commit is there. The look waits for a transaction in doubt.
+    Settle { attempt: Uuid },
+    /// Publish what is owed.
+    Publish,
+    /// The partitions are somebody else's: discard and stop.
+    Stop,
+    /// The round is over.
+    Done,
+}
+
+/// What to do about events that came in after the derivation and touch it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TimelineRule {
+    /// Roll back and derive again.
+    DeriveAgain,
+    /// Commit, and leave requests for the windows concerned: steady lifecycle traffic must not starve the rating.
+    LeaveRequests,
+}
+
+/// What happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Happened {
+    Derived,
+    Staged,
+    /// The transaction said what it found; it has rolled back unless this is `Committed`.
+    Committed,
+    /// The fence matched no row: the epoch is stale.
+    FenceLost,
+    /// The fence's homes are not what the derivation assumed.
+    HomesMoved,
+    /// Events came in that touch the windows due.
+    TimelineMoved,
+    /// The transaction failed for a passing reason (a deadlock, a serialization failure, a timeout at a lock).
+    Refused,
+    /// The connection broke before COMMIT was sent.
+    BrokeBeforeCommit,
+    /// COMMIT was sent, the reply did not come.
+    ReplyLost,
+    /// Settling found the lease's last attempt to be this one, or not; or the epoch to be another's.
+    SettledCommitted,
+    SettledNotCommitted,
+    SettledForeign,
+    Published,
+}
+
+/// How often one round tries to commit before it gives up and lets the worker start over from the last commit.
+pub const ATTEMPTS_MAX: u32 = 10;
+
+/// One round's progress.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Round {
+    attempts: u32,
+    derived_again: bool,
+    step: Step,
+}
+
+impl Round {
+    pub fn begin() -> Round {
+        Round { attempts: 0, derived_again: false, step: Step::Derive }
+    }
+
+    pub fn step(&self) -> Step {
+        self.step
+    }
+
+    pub fn attempts(&self) -> u32 {
+        self.attempts
+    }
+
+    /// Takes note of what happened and says what to do next. `fresh` is an id that was never used: names are never written twice.
+    pub fn happened(&mut self, what: Happened, fresh: Uuid) -> Step {
+        self.step = self.next(what, fresh);
+        self.step
+    }
+
+    fn next(&mut self, what: Happened, fresh: Uuid) -> Step {
+        match (self.step, what) {
+            (Step::Derive, Happened::Derived) => {
+                self.attempts += 1;
+                Step::Stage { attempt: fresh }
+            }
+            (Step::Stage { attempt }, Happened::Staged) => {
+                let timeline = if self.derived_again { TimelineRule::LeaveRequests } else { TimelineRule::DeriveAgain };
+                Step::Commit { attempt, timeline }
+            }
+            (Step::Commit { .. } | Step::Settle { .. }, Happened::Committed | Happened::SettledCommitted) => {
+                Step::Publish
+            }
+            (Step::Commit { .. } | Step::Settle { .. }, Happened::FenceLost | Happened::SettledForeign) => Step::Stop,
+            (Step::Commit { .. }, Happened::TimelineMoved) => {
+                self.derived_again = true;
+                Step::Derive
+            }
+            (Step::Commit { .. }, Happened::HomesMoved | Happened::Refused | Happened::BrokeBeforeCommit)
+            | (Step::Settle { .. }, Happened::SettledNotCommitted) => self.derive_or_give_up(),
+            (Step::Commit { attempt, .. }, Happened::ReplyLost) => Step::Settle { attempt },
+            (Step::Publish, Happened::Published) => Step::Done,
+            // Anything else is not of this round; to stop is always safe, since the last commit holds.
+            _ => Step::Stop,
+        }
+    }
+
+    fn derive_or_give_up(&self) -> Step {
+        if self.attempts < ATTEMPTS_MAX { Step::Derive } else { Step::Stop }
+    }
+}
+
+/// How far a partition's rating frontier may move: its minutes are closed, lifecycle time has passed, and (for a log that ends) the
+/// horizon is not exceeded. It never moves back.
+pub fn frontier_target(
+    frontier: Second,
+    closed_until: Second,
+    lifecycle_time: Second,
+    horizon: Option<Second>,
+) -> Second {
+    let reached = closed_until.min(lifecycle_time).min(horizon.unwrap_or(Second::MAX));
+    let whole_minute = reached.div_euclid(SECONDS_PER_MINUTE) * SECONDS_PER_MINUTE;
+    frontier.max(whole_minute)
+}
+
+/// Whether a late minute asks for a revision: its hour is frozen, or a window that covers it was rated.
+pub fn late_minute_asks(minute_end: Second, frontier: Second, minute_window_covers: bool) -> bool {
+    hour_floor(minute_end - 1) + 3_600 <= frontier || (minute_window_covers && minute_end <= frontier)
+}
+
+/// Whether a request can be derived now: every hour that it touches is frozen, behind the frontier. Until then it waits.
+pub fn derivable(request_to: Second, frontier: Second) -> bool {
+    hour_ceil(request_to) <= frontier
+}
+
+/// Whether the sweeper may remove a staged object that the manifest does not name: it belongs to a finished attempt of this worker,
+/// or to an epoch below the lease's current one (its writer can never commit it).
+pub fn may_sweep(object_epoch: i64, current_epoch: i64, own_finished_attempt: bool) -> bool {
+    own_finished_attempt || object_epoch < current_epoch
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(n: u128) -> Uuid {
+        Uuid::from_u128(n)
+    }
+
+    #[test]
+    fn a_smooth_round() {
+        let mut round = Round::begin();
+        assert_eq!(round.happened(Happened::Derived, id(1)), Step::Stage { attempt: id(1) });
+        let commit = Step::Commit { attempt: id(1), timeline: TimelineRule::DeriveAgain };
+        assert_eq!(round.happened(Happened::Staged, id(2)), commit);
+        assert_eq!(round.happened(Happened::Committed, id(3)), Step::Publish);
+        assert_eq!(round.happened(Happened::Published, id(4)), Step::Done);
+    }
+
+    #[test]
+    fn a_lost_reply_is_settled_and_a_retry_has_another_id() {
+        let mut round = Round::begin();
+        round.happened(Happened::Derived, id(1));
+        round.happened(Happened::Staged, id(2));
+        assert_eq!(round.happened(Happened::ReplyLost, id(3)), Step::Settle { attempt: id(1) });
+        assert_eq!(round.happened(Happened::SettledNotCommitted, id(4)), Step::Derive);
+        assert_eq!(round.happened(Happened::Derived, id(5)), Step::Stage { attempt: id(5) });
+    }
+
+    #[test]
+    fn events_make_it_derive_again_once() {
+        let mut round = Round::begin();
+        round.happened(Happened::Derived, id(1));
+        round.happened(Happened::Staged, id(2));
+        assert_eq!(round.happened(Happened::TimelineMoved, id(3)), Step::Derive);
+        round.happened(Happened::Derived, id(4));
+        let commit = Step::Commit { attempt: id(4), timeline: TimelineRule::LeaveRequests };
+        assert_eq!(round.happened(Happened::Staged, id(5)), commit);
+    }
+
+    #[test]
+    fn a_zombie_stops() {
+        let mut round = Round::begin();
+        round.happened(Happened::Derived, id(1));
+        round.happened(Happened::Staged, id(2));
+        assert_eq!(round.happened(Happened::FenceLost, id(3)), Step::Stop);
+    }
+
+    #[test]
+    fn passing_refusals_are_bounded() {
+        let mut round = Round::begin();
+        for n in 0..ATTEMPTS_MAX {
+            assert_eq!(round.step(), Step::Derive, "attempt {n}");
+            round.happened(Happened::Derived, id(1));
+            round.happened(Happened::Staged, id(2));
+            round.happened(Happened::Refused, id(3));
+        }
+        assert_eq!(round.step(), Step::Stop);
+    }
+
+    #[test]
+    fn the_frontier_never_moves_back_and_keeps_to_whole_minutes() {
+        assert_eq!(frontier_target(600, 1_000, 805, None), 780);
+        assert_eq!(frontier_target(600, 500, 800, None), 600);
+        assert_eq!(frontier_target(600, 10_000, 10_000, Some(3_600)), 3_600);
+    }
+
+    #[test]
+    fn late_minutes_ask_behind_the_frontier_only() {
+        assert!(!late_minute_asks(120, 3_540, false), "the hour is rated live with it");
+        assert!(late_minute_asks(120, 3_540, true), "a minute window was rated without it");
+        assert!(late_minute_asks(120, 3_600, false));
+        assert!(!late_minute_asks(3_600, 3_540, true));
+    }
+}

@@ -1,0 +1,236 @@
+//! Publishing what is owed: a frozen list of staged objects becomes one file under a deterministic name. A pure function of what was
+//! committed, so a second publisher writes the same bytes and does no harm.
+
+use std::collections::BTreeMap;
+
+use hydrometer_schemas::time::{SECONDS_PER_HOUR, SECONDS_PER_MINUTE};
+use hydrometer_schemas::warehouse::Table;
+use hydrometer_sinks::rated::{RatedRow, fill_amounts};
+use hydrometer_sinks::usage::{UsageKey, UsageRow, merged};
+use hydrometer_sinks::{Warehouse, parquet, quarantine, rated, usage};
+
+use crate::failpoint;
+use crate::source::TopicPartition;
+use crate::store::Database;
+use crate::store::manifest::{self, File, Object, ObjectKind};
+use crate::worker::WorkerError;
+
+/// Publishes every file that these partitions owe; returns how many.
+pub async fn publish_owed(
+    db: &mut Database,
+    warehouse: &Warehouse,
+    partitions: &[TopicPartition],
+) -> Result<usize, WorkerError> {
+    let owed = manifest::owed_files(db.client_ref(), partitions).await?;
+    for file in &owed {
+        failpoint::pass("publish.before");
+        let objects = manifest::objects_of(db.client_ref(), &file.name).await?;
+        let (bytes, rows) = content(db, warehouse, file, &objects).await?;
+        let published = warehouse.publish(&file.name, bytes).await?;
+        failpoint::pass("publish.written");
+        let size = i64::try_from(published.bytes).unwrap_or(i64::MAX);
+        manifest::mark_published(db.client_ref(), &file.name, rows as i64, size, &published.sha256).await?;
+        failpoint::pass("publish.after");
+    }
+    Ok(owed.len())
+}
+
+/// The bytes of a file and its number of rows.
+async fn content(
+    db: &Database,
+    warehouse: &Warehouse,
+    file: &File,
+    objects: &[Object],
+) -> Result<(bytes::Bytes, usize), WorkerError> {
+    let batch = match file.table {
+        Table::Usage => {
+            let mut rows = Vec::new();
+            for object in objects {
+                rows.extend(usage_rows(warehouse, object).await?.into_iter().filter(|row| in_hour(row, file.hour)));
+            }
+            usage::to_batch(merged(rows).values())?
+        }
+        Table::Rated => {
+            let mut rows = Vec::new();
+            for object in objects {
+                rows.extend(rated_rows(db, warehouse, object).await?);
+            }
+            rows.sort_by_cached_key(RatedRow::sort_key);
+            rated::to_batch(&rows)?
+        }
+        Table::Quarantine => {
+            let mut rows = Vec::new();
+            for object in objects {
+                rows.extend(quarantine_rows(warehouse, object).await?);
+            }
+            rows.sort();
+            quarantine::to_batch(&rows)?
+        }
+    };
+    let bytes = parquet::encode(&file.name, file.table.schema(), &batch, file.epoch)?;
+    Ok((bytes, batch.num_rows()))
+}
+
+fn in_hour(row: &UsageRow, hour: i64) -> bool {
+    let second = row.minute * SECONDS_PER_MINUTE;
+    hour <= second && second < hour + SECONDS_PER_HOUR
+}
+
+/// A staged object's usage rows.
+pub async fn usage_rows(warehouse: &Warehouse, object: &Object) -> Result<Vec<UsageRow>, WorkerError> {
+    let bytes = warehouse.read_checked(&object.name, &object.sha256).await?;
+    let mut rows = Vec::new();
+    for batch in parquet::decode(&object.name, bytes)? {
+        rows.extend(usage::from_batch(&batch)?);
+    }
+    Ok(rows)
+}
+
+/// A staged object's rated rows, with their amounts.
+pub async fn rated_rows(db: &Database, warehouse: &Warehouse, object: &Object) -> Result<Vec<RatedRow>, WorkerError> {
+    let bytes = warehouse.read_checked(&object.name, &object.sha256).await?;
+    let mut rows = Vec::new();
+    for batch in parquet::decode(&object.name, bytes)? {
+        rows.extend(rated::from_batch(&batch)?);
+    }
+    let steps = manifest::steps_of(db.client_ref(), &object.name).await?;
+    Ok(fill_amounts(rows, &steps)?)
+}
+
+pub async fn quarantine_rows(
+    warehouse: &Warehouse,
+    object: &Object,
+) -> Result<Vec<quarantine::QuarantineRow>, WorkerError> {
+    let bytes = warehouse.read_checked(&object.name, &object.sha256).await?;
+    let mut rows = Vec::new();
+    for batch in parquet::decode(&object.name, bytes)? {
+        rows.extend(quarantine::from_batch(&batch)?);
+    }
+    Ok(rows)
+}
+
+/// What the published files of an hour say: metered minutes, merged over all revisions.
+pub async fn published_usage(
+    db: &Database,
+    warehouse: &Warehouse,
+    partition: &TopicPartition,
+    hour: i64,
+) -> Result<BTreeMap<UsageKey, UsageRow>, WorkerError> {
+    let mut rows = Vec::new();
+    for file in manifest::files_of_hour(db.client_ref(), Table::Usage, partition, hour).await? {
+        let Some(sha256) = &file.sha256 else { continue };
+        let bytes = warehouse.read_checked(&file.name, sha256).await?;
+        for batch in parquet::decode(&file.name, bytes)? {
+            rows.extend(usage::from_batch(&batch)?);
+        }
+    }
+    Ok(merged(rows))
+}
+
+/// What the published files of an hour say: rated records, all revisions.
+pub async fn published_rated(
+    db: &Database,
+    warehouse: &Warehouse,
+    partition: &TopicPartition,
+    hour: i64,
+) -> Result<Vec<RatedRow>, WorkerError> {
+    let mut rows = Vec::new();
+    for file in manifest::files_of_hour(db.client_ref(), Table::Rated, partition, hour).await? {
+        let Some(sha256) = &file.sha256 else { continue };
+        let bytes = warehouse.read_checked(&file.name, sha256).await?;
+        for batch in parquet::decode(&file.name, bytes)? {
+            rows.extend(rated::from_batch(&batch)?);
+        }
+    }
+    Ok(rows)
+}
+
+/// Removes staged objects that nothing needs: retired ones after a grace period for readers, and leavings of attempts that never
+/// committed. Lists first, then asks the manifest, so that what a slow committer is just naming is never taken for a leaving.
+pub async fn sweep(
+    db: &Database,
+    warehouse: &Warehouse,
+    own_finished: &dyn Fn(&str) -> bool,
+) -> Result<usize, WorkerError> {
+    let listed = warehouse.list(hydrometer_sinks::store::STAGING).await?;
+    if listed.is_empty() {
+        return Ok(0);
+    }
+    let epochs: BTreeMap<TopicPartition, i64> =
+        db.leases().await?.into_iter().map(|(lease, _)| (lease.partition.clone(), lease.epoch)).collect();
+    let named = manifest::named_objects(db.client_ref()).await?;
+    let mut removed = 0;
+    for name in listed {
+        let remove = match named.get(&name) {
+            Some(retired) => *retired,
+            None => match StagedName::read(&name) {
+                Some(staged) => {
+                    let current = epochs.get(&staged.partition).copied().unwrap_or(0);
+                    crate::protocol::may_sweep(staged.epoch, current, own_finished(&staged.attempt))
+                }
+                None => false,
+            },
+        };
+        if remove {
+            failpoint::pass("sweep.before");
+            warehouse.delete(&name).await?;
+            removed += 1;
+        }
+    }
+    Ok(removed)
+}
+
+/// The name of a staged object: `staging/ATTEMPT/TOPIC@PARTITION@eEPOCH@KIND[-HOUR].parquet`. It tells the sweeper whose it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StagedName {
+    pub attempt: String,
+    pub partition: TopicPartition,
+    pub epoch: i64,
+}
+
+impl StagedName {
+    pub fn write(&self, kind: ObjectKind, hour: Option<i64>) -> String {
+        let hour = hour.map(|h| format!("-{}", hydrometer_schemas::time::show_hour(h))).unwrap_or_default();
+        format!(
+            "{}/{}/{}@{}@e{}@{}{hour}.parquet",
+            hydrometer_sinks::store::STAGING,
+            self.attempt,
+            self.partition.topic,
+            self.partition.partition,
+            self.epoch,
+            kind.name()
+        )
+    }
+
+    pub fn read(name: &str) -> Option<StagedName> {
+        let rest = name.strip_prefix(hydrometer_sinks::store::STAGING)?.strip_prefix('/')?;
+        let (attempt, file) = rest.split_once('/')?;
+        let mut parts = file.split('@');
+        let topic = parts.next()?;
+        let partition = parts.next()?.parse().ok()?;
+        let epoch = parts.next()?.strip_prefix('e')?.parse().ok()?;
+        Some(StagedName {
+            attempt: attempt.to_owned(),
+            partition: TopicPartition { topic: topic.into(), partition },
+            epoch,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_staged_name_tells_whose_it_is() {
+        let name = StagedName {
+            attempt: "a1".into(),
+            partition: TopicPartition { topic: "gpu.telemetry".into(), partition: 3 },
+            epoch: 17,
+        };
+        let written = name.write(ObjectKind::Usage, Some(0));
+        assert_eq!(written, "staging/a1/gpu.telemetry@3@e17@usage-1970-01-01T00.parquet");
+        assert_eq!(StagedName::read(&written), Some(name));
+        assert_eq!(StagedName::read("staging/probe-1"), None);
+    }
+}

@@ -1,0 +1,309 @@
+//! The revision: the one way in which history changes. Derive a window again from everything that the manifest holds, subtract what
+//! was said before, and commit the difference through the same protocol as live rating.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use hydrometer_rating::classes::{ClassSeconds, Masks};
+use hydrometer_rating::history::{History, Span};
+use hydrometer_schemas::time::{SECONDS_PER_HOUR, SECONDS_PER_MINUTE, Second, hour_ceil, hour_floor};
+use hydrometer_sinks::Warehouse;
+use hydrometer_sinks::rated::{RatedRow, RecordKind};
+use hydrometer_sinks::usage::{UsageKey, UsageRow};
+
+use crate::derive::{Derived, due_windows, rows};
+use crate::protocol::derivable;
+use crate::publish::{published_rated, published_usage, usage_rows};
+use crate::source::TopicPartition;
+use crate::store::Database;
+use crate::store::commit::RevisedWindow;
+use crate::store::lease::Lease;
+use crate::store::manifest::{self, Object};
+use crate::store::timeline::{OpenRequest, Scope, open_requests};
+use crate::worker::WorkerError;
+
+/// What a round of revisions found for one partition.
+#[derive(Debug, Default)]
+pub struct Revision {
+    /// Minutes that the hour's files lack, by hour.
+    pub usage: BTreeMap<Second, Vec<UsageRow>>,
+    /// Differences of rated quantities, by hour.
+    pub derived: Derived,
+    pub revised: Vec<RevisedWindow>,
+    pub mended: Vec<(String, Second, Second)>,
+    /// Requests that are answered when this is committed.
+    pub finished: Vec<i64>,
+}
+
+/// What the derivable requests of a partition ask for.
+#[derive(Debug, Default)]
+pub struct Plan {
+    /// Per hour: the servers to derive again.
+    pub hours: BTreeMap<Second, BTreeSet<String>>,
+    /// Late and away rows that the requests name.
+    late: Vec<UsageRow>,
+    requests: Vec<i64>,
+}
+
+impl Plan {
+    pub fn is_empty(&self) -> bool {
+        self.requests.is_empty()
+    }
+
+    /// Gathers every request of the partition that lies behind its frontier.
+    pub async fn gather(
+        db: &Database,
+        warehouse: &Warehouse,
+        history: &History,
+        homes: &BTreeMap<String, TopicPartition>,
+        lease: &Lease,
+    ) -> Result<Plan, WorkerError> {
+        let mut plan = Plan::default();
+        for OpenRequest { id, request } in open_requests(db.client_ref(), &lease.partition).await? {
+            if !derivable(request.to, lease.frontier) {
+                continue;
+            }
+            match &request.scope {
+                Scope::Server(server) => {
+                    let span = Span { from: request.from, to: request.to };
+                    for hour in server_hours(db, history, lease, server, span).await? {
+                        plan.hours.entry(hour).or_default().insert(server.clone());
+                    }
+                }
+                Scope::Object(name) => {
+                    let Some(object) = manifest::object(db.client_ref(), name).await? else { continue };
+                    plan.take_late(warehouse, &object, homes, lease).await?;
+                }
+            }
+            plan.requests.push(id);
+        }
+        Ok(plan)
+    }
+
+    async fn take_late(
+        &mut self,
+        warehouse: &Warehouse,
+        object: &Object,
+        homes: &BTreeMap<String, TopicPartition>,
+        lease: &Lease,
+    ) -> Result<(), WorkerError> {
+        for row in usage_rows(warehouse, object).await? {
+            let hour = hour_floor(row.minute * SECONDS_PER_MINUTE);
+            let ours = homes.get(&*row.server) == Some(&lease.partition);
+            if ours && hour + SECONDS_PER_HOUR <= lease.frontier {
+                self.hours.entry(hour).or_default().insert(row.server.to_string());
+                self.late.push(row);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The hours in which a server's rating may have changed: those that its leases touch now, and those that were rated before.
+async fn server_hours(
+    db: &Database,
+    history: &History,
+    lease: &Lease,
+    server: &str,
+    span: Span,
+) -> Result<BTreeSet<Second>, WorkerError> {
+    let mut hours: BTreeSet<Second> =
+        manifest::rated_hours(db.client_ref(), &lease.partition, span.from, span.to).await?.into_iter().collect();
+    if let Some(timeline) = history.server(server) {
+        for part in timeline.leases.iter().filter_map(|l| l.span.intersect(span)) {
+            let mut hour = hour_floor(part.from);
+            while hour < hour_ceil(part.to) {
+                hours.insert(hour);
+                hour += SECONDS_PER_HOUR;
+            }
+        }
+    }
+    Ok(hours)
+}
+
+impl Revision {
+    /// Derives some hours of a plan again. `last` says that the plan is through after them, so that its requests are answered.
+    pub async fn derive(
+        db: &Database,
+        warehouse: &Warehouse,
+        history: &History,
+        lease: &Lease,
+        plan: &Plan,
+        hours: &[Second],
+        last: bool,
+    ) -> Result<Revision, WorkerError> {
+        let mut revision = Revision::default();
+        for &hour in hours {
+            let Some(servers) = plan.hours.get(&hour) else { continue };
+            revision.hour(db, warehouse, history, lease, plan, hour, servers).await?;
+        }
+        if last {
+            revision.finished = plan.requests.clone();
+        }
+        Ok(revision)
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    async fn hour(
+        &mut self,
+        db: &Database,
+        warehouse: &Warehouse,
+        history: &History,
+        lease: &Lease,
+        plan: &Plan,
+        hour: Second,
+        servers: &BTreeSet<String>,
+    ) -> Result<(), WorkerError> {
+        let mut known = published_usage(db, warehouse, &lease.partition, hour).await?;
+        let lacking =
+            lacking(&known, plan.late.iter().filter(|row| hour_floor(row.minute * SECONDS_PER_MINUTE) == hour));
+        for row in &lacking {
+            known.entry(row.key()).and_modify(|k| k.merge(row)).or_insert_with(|| row.clone());
+        }
+        let evidence: BTreeMap<(&str, &str, i64), Masks> = known
+            .iter()
+            .map(|((server, gpu, minute), row)| {
+                ((&**server, &**gpu, *minute), Masks { present: row.present, busy: row.busy })
+            })
+            .collect();
+        if !lacking.is_empty() {
+            self.usage.insert(hour, lacking);
+        }
+
+        let before = said_before(published_rated(db, warehouse, &lease.partition, hour).await?, servers);
+        let now = self.derive_now(history, lease, hour, servers, &evidence);
+        self.difference(lease, hour, before, now);
+        Ok(())
+    }
+
+    fn derive_now(
+        &mut self,
+        history: &History,
+        lease: &Lease,
+        hour: Second,
+        servers: &BTreeSet<String>,
+        evidence: &BTreeMap<(&str, &str, i64), Masks>,
+    ) -> BTreeMap<RecordKey, RatedRow> {
+        let mut now = BTreeMap::new();
+        for server in servers {
+            let Some(timeline) = history.server(server) else { continue };
+            let masks =
+                |gpu: &str, minute: i64| evidence.get(&(server.as_str(), gpu, minute)).copied().unwrap_or_default();
+            for l in &timeline.leases {
+                let versions = history.versions(&l.contract);
+                let hour_span = Span { from: hour, to: hour + SECONDS_PER_HOUR };
+                if l.span.intersect(hour_span).is_none() {
+                    continue;
+                }
+                self.mended.push((l.lease.clone(), hour_span.from, hour_span.to));
+                for window in due_windows(l, versions, hour, hour + SECONDS_PER_HOUR) {
+                    let quantities = self.derived.window(timeline, l, versions, window, masks);
+                    for row in rows(timeline, l, versions, window, lease.partition.partition, quantities) {
+                        now.insert(RecordKey::of(&row), row);
+                    }
+                }
+            }
+        }
+        now
+    }
+
+    /// What is to be said now, less what was said before. Nothing new: nothing.
+    fn difference(
+        &mut self,
+        lease: &Lease,
+        hour: Second,
+        before: BTreeMap<RecordKey, (RatedRow, ClassSeconds, i32)>,
+        now: BTreeMap<RecordKey, RatedRow>,
+    ) {
+        let keys: BTreeSet<&RecordKey> = before.keys().chain(now.keys()).collect();
+        let mut last_revision: BTreeMap<(String, Span), i32> = BTreeMap::new();
+        for (key, (_, _, revision)) in &before {
+            let last = last_revision.entry((key.lease.clone(), key.window)).or_default();
+            *last = (*last).max(*revision);
+        }
+        let mut revised: BTreeMap<(String, Span), i32> = BTreeMap::new();
+        for key in keys {
+            let said = before.get(key).map(|(_, seconds, _)| *seconds).unwrap_or_default();
+            let found = now.get(key).map(|row| row.seconds).unwrap_or_default();
+            let seconds = found.minus(said);
+            if seconds.is_zero() {
+                continue;
+            }
+            let Some(sample) = now.get(key).or_else(|| before.get(key).map(|(row, _, _)| row)) else { continue };
+            let window = (key.lease.clone(), key.window);
+            let next =
+                *revised.entry(window.clone()).or_insert_with(|| last_revision.get(&window).copied().unwrap_or(0) + 1);
+            let row = RatedRow {
+                seconds,
+                kind: RecordKind::Correction,
+                revision: next,
+                renter_amount: hydrometer_rating::money::Amount::ZERO,
+                supplier_amount: hydrometer_rating::money::Amount::ZERO,
+                partition: lease.partition.partition,
+                ..sample.clone()
+            };
+            self.derived.note_parties(&row);
+            self.derived.rows.entry(hour).or_default().push(row);
+        }
+        self.revised.extend(revised.into_iter().map(|((lease, window), revision)| RevisedWindow {
+            lease,
+            from: window.from,
+            to: window.to,
+            revision,
+        }));
+    }
+}
+
+/// What two records must share for one to be the correction of the other.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct RecordKey {
+    lease: String,
+    window: Span,
+    slot: Option<u32>,
+    gpu: Option<String>,
+    contract: String,
+    cell: hydrometer_rating::rate::CellKey,
+}
+
+impl RecordKey {
+    fn of(row: &RatedRow) -> RecordKey {
+        RecordKey {
+            lease: row.lease.clone().unwrap_or_default(),
+            window: row.window,
+            slot: row.slot,
+            gpu: row.gpu.clone(),
+            contract: row.contract.clone(),
+            cell: row.cell.clone(),
+        }
+    }
+}
+
+/// The sum of all that was said before about these servers, and the latest revision that said it.
+fn said_before(rated: Vec<RatedRow>, servers: &BTreeSet<String>) -> BTreeMap<RecordKey, (RatedRow, ClassSeconds, i32)> {
+    let mut before: BTreeMap<RecordKey, (RatedRow, ClassSeconds, i32)> = BTreeMap::new();
+    for row in rated {
+        // Adjustments carry money, no quantity; they name no server.
+        if !row.server.as_ref().is_some_and(|server| servers.contains(server)) {
+            continue;
+        }
+        let (seconds, revision) = (row.seconds, row.revision);
+        let sum = before.entry(RecordKey::of(&row)).or_insert_with(|| (row, ClassSeconds::default(), 0));
+        sum.1 = sum.1.plus(seconds);
+        sum.2 = sum.2.max(revision);
+    }
+    before
+}
+
+/// What late rows add to known minutes: rows that hold only the bits that no file has yet, so that sums over files stay right.
+fn lacking<'a>(known: &BTreeMap<UsageKey, UsageRow>, late: impl Iterator<Item = &'a UsageRow>) -> Vec<UsageRow> {
+    hydrometer_sinks::usage::merged(late.cloned())
+        .into_iter()
+        .filter_map(|(key, mut row)| {
+            if let Some(known) = known.get(&key) {
+                row.present &= !known.present;
+                row.busy &= !known.busy;
+                row.healthy &= !known.healthy;
+            }
+            (row.present != 0 || row.busy != 0 || row.healthy != 0).then_some(row)
+        })
+        .collect()
+}

@@ -1,0 +1,111 @@
+//! Where records come from: partitioned logs with offsets and log times.
+//!
+//! Two implementations of one trait: [`kafka`], the real thing, and [`files`], a directory of partition logs, which has an end.
+//! Everything behind the trait is the same for both, the commit protocol included. Each reads on a thread of its own and hands
+//! over batches, so that reading goes on while a round is committed, as far as the bounded channel lets it.
+
+pub mod files;
+pub mod kafka;
+
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use hydrometer_schemas::time::{Micros, Second};
+use tokio::sync::oneshot;
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TopicPartition {
+    pub topic: Arc<str>,
+    pub partition: i32,
+}
+
+impl fmt::Display for TopicPartition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.topic, self.partition)
+    }
+}
+
+/// Where a record's payload lies in its batch, and where it came from.
+#[derive(Debug, Clone, Copy)]
+pub struct RecordMeta {
+    pub offset: i64,
+    pub log_time: Micros,
+    pub start: usize,
+    pub end: usize,
+}
+
+/// Consecutive records of one partition; the payloads lie one after another in one buffer.
+#[derive(Debug)]
+pub struct Batch {
+    pub partition: TopicPartition,
+    pub records: Vec<RecordMeta>,
+    pub bytes: Vec<u8>,
+    /// The offset after the last record.
+    pub next: i64,
+}
+
+impl Batch {
+    pub fn new(partition: TopicPartition) -> Batch {
+        Batch { partition, records: Vec::new(), bytes: Vec::new(), next: 0 }
+    }
+
+    pub fn payload(&self, record: &RecordMeta) -> &[u8] {
+        &self.bytes[record.start..record.end]
+    }
+
+    pub fn push(&mut self, offset: i64, log_time: Micros, payload: &[u8]) {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(payload);
+        self.records.push(RecordMeta { offset, log_time, start, end: self.bytes.len() });
+        self.next = offset + 1;
+    }
+}
+
+/// Where to start reading a partition: `None` is the log's beginning (nothing was ever handled).
+pub type StartOffsets = Vec<(TopicPartition, Option<i64>)>;
+
+#[derive(Debug)]
+pub enum SourceEvent {
+    /// Partitions are ours from now on; the answer says where to start.
+    Assigned(Vec<TopicPartition>, oneshot::Sender<StartOffsets>),
+    /// Partitions go to somebody else once this is answered: commit what can be committed.
+    Revoked(Vec<TopicPartition>, oneshot::Sender<()>),
+    /// Partitions are somebody else's already: discard.
+    Lost(Vec<TopicPartition>, oneshot::Sender<()>),
+    Batch(Batch),
+    /// The partition is at its high watermark; `next` also counts past transaction markers.
+    CaughtUp(TopicPartition, i64),
+    /// The partition's log has ended for good.
+    Ended(TopicPartition),
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    #[error("{what}: {detail}. Hint: {hint}")]
+    Failed { what: String, detail: String, hint: String },
+}
+
+impl SourceError {
+    pub(crate) fn new(what: impl Into<String>, detail: impl fmt::Display, hint: impl Into<String>) -> SourceError {
+        SourceError::Failed { what: what.into(), detail: detail.to_string(), hint: hint.into() }
+    }
+}
+
+#[async_trait]
+pub trait Source: Send {
+    /// How many partitions each topic has: (topic, count).
+    fn partitions(&self) -> Vec<(Arc<str>, i32)>;
+
+    /// The next event; `None` when the source was stopped.
+    async fn next(&mut self) -> Option<Result<SourceEvent, SourceError>>;
+
+    /// Tells the source what was committed (Kafka: for lag dashboards only).
+    fn committed(&mut self, positions: &[(TopicPartition, i64)]);
+
+    /// For a log that has an end: the second up to which leases that are still open are rated.
+    fn horizon(&self) -> Option<Second>;
+
+    /// Asks to stop: revokes what is assigned and ends.
+    fn stop(&mut self);
+}

@@ -1,0 +1,607 @@
+//! The transaction of a round (READ COMMITTED), with its locks always in this order, sorted within each: the fence, the timeline
+//! lock (shared), homes, the rating states, ledger accounts. Nothing else is waited for inside it.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use hydrometer_ledger::{self as ledger, AccountSpec, TransactionId};
+use hydrometer_rating::money::Amount;
+use hydrometer_rating::rate::State;
+use hydrometer_schemas::lifecycle::Event;
+use hydrometer_schemas::time::Second;
+use hydrometer_schemas::warehouse::Table;
+use serde_json::json;
+use tokio_postgres::GenericClient;
+use uuid::Uuid;
+
+use super::lease::{Lease, lock_leases, move_leases};
+use super::manifest::{Object, freeze_hours, insert_files, insert_objects};
+use super::rating::{ObjectQuantities, ObjectStep, StateKey};
+use super::timeline::{ArrivedEvent, Request};
+use super::{Database, StoreError, doing, rating, timeline};
+use crate::failpoint;
+use crate::protocol::{Happened, TimelineRule};
+use crate::source::TopicPartition;
+
+/// Ids of rating transactions are made in this namespace from what they stand for.
+const NAMESPACE: Uuid = Uuid::from_u128(0x6879_6472_6f6d_6574_6572_2d72_6174_696e);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CommitKind {
+    Live,
+    Revision,
+}
+
+impl CommitKind {
+    fn name(self) -> &'static str {
+        match self {
+            CommitKind::Live => "live",
+            CommitKind::Revision => "revision",
+        }
+    }
+}
+
+/// A window that is rated again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RevisedWindow {
+    pub lease: String,
+    pub from: Second,
+    pub to: Second,
+    pub revision: i32,
+}
+
+/// Leased time that could not be rated.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnratedTime {
+    pub lease: String,
+    pub slot: i32,
+    pub from: Second,
+    pub to: Second,
+    pub reason: String,
+}
+
+/// Who is party to a contract.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Parties {
+    pub renter: String,
+    pub currency: String,
+}
+
+/// All that one round commits.
+#[derive(Debug)]
+pub struct RoundCommit {
+    pub attempt: Uuid,
+    pub kind: CommitKind,
+    pub worker: String,
+    /// The leases as this worker last wrote them (the fence), and as they shall be; same order, sorted.
+    pub before: Vec<Lease>,
+    pub after: Vec<Lease>,
+    pub timeline_version: i64,
+    pub timeline_rule: TimelineRule,
+    pub claims: BTreeMap<String, (TopicPartition, &'static str)>,
+    pub objects: Vec<Object>,
+    pub quantities: Vec<ObjectQuantities>,
+    pub parties: BTreeMap<String, Parties>,
+    pub requests: Vec<Request>,
+    pub finished_requests: Vec<i64>,
+    pub revised: Vec<RevisedWindow>,
+    pub unrated: Vec<UnratedTime>,
+    /// Leases whose unrated time within these bounds was derived again.
+    pub mended: Vec<(String, Second, Second)>,
+    /// Files of a revision: (index into `before`, table, hour, revision, objects).
+    pub files: Vec<(usize, Table, Second, i32, Vec<String>)>,
+}
+
+/// What newly arrived events mean for a round: whether they touch it, and what to ask for if it is committed all the same.
+pub struct Judgement {
+    pub touches: bool,
+    pub requests: Vec<Request>,
+}
+
+/// What became of the transaction, for the protocol, and the error behind it, for people.
+pub type Outcome = (Happened, Option<StoreError>);
+
+impl Database {
+    /// Runs a round's transaction. `judge` is told of events that came after `timeline_version`.
+    pub async fn commit_round(
+        &mut self,
+        round: &RoundCommit,
+        mut judge: impl FnMut(i64, Vec<Event>) -> Judgement,
+    ) -> Result<Outcome, StoreError> {
+        failpoint::pass("commit.before");
+        let tx = match self.client().transaction().await.map_err(doing("beginning a commit")) {
+            Ok(tx) => tx,
+            Err(error) => return classify(error),
+        };
+        match inside(&tx, round, &mut judge).await {
+            Ok(Happened::Committed) => {}
+            Ok(other) => {
+                let _ = tx.rollback().await;
+                return Ok((other, None));
+            }
+            Err(error) => {
+                let _ = tx.rollback().await;
+                return classify(error);
+            }
+        }
+        failpoint::pass("commit.inside");
+        match tx.commit().await.map_err(doing("committing a round")) {
+            Ok(()) => {
+                failpoint::pass("commit.after");
+                Ok((Happened::Committed, None))
+            }
+            Err(error) if error.is_disconnect() => Ok((Happened::ReplyLost, Some(error))),
+            Err(error) => classify(error),
+        }
+    }
+
+    /// Commits lifecycle events of one lifecycle partition: takes the timeline lock exclusively (and so waits for rating commits in
+    /// flight), records the events, and then leaves requests for what they touch behind a frontier.
+    ///
+    /// `apply` folds the new events (given all that came before them) and says what they touch.
+    pub async fn commit_lifecycle(
+        &mut self,
+        commit: &LifecycleCommit,
+        mut apply: impl FnMut(i64, Vec<Event>, i64, Vec<Event>) -> LifecycleChanges,
+    ) -> Result<Outcome, StoreError> {
+        failpoint::pass("lifecycle.before");
+        let tx = match self.client().transaction().await.map_err(doing("beginning a lifecycle commit")) {
+            Ok(tx) => tx,
+            Err(error) => return classify(error),
+        };
+        match inside_lifecycle(&tx, commit, &mut apply).await {
+            Ok(Happened::Committed) => {}
+            Ok(other) => {
+                let _ = tx.rollback().await;
+                return Ok((other, None));
+            }
+            Err(error) => {
+                let _ = tx.rollback().await;
+                return classify(error);
+            }
+        }
+        failpoint::pass("lifecycle.inside");
+        match tx.commit().await.map_err(doing("committing lifecycle events")) {
+            Ok(()) => {
+                failpoint::pass("lifecycle.after");
+                Ok((Happened::Committed, None))
+            }
+            Err(error) if error.is_disconnect() => Ok((Happened::ReplyLost, Some(error))),
+            Err(error) => classify(error),
+        }
+    }
+}
+
+/// A failed transaction: a passing trouble is for the protocol, anything else ends the worker.
+fn classify(error: StoreError) -> Result<Outcome, StoreError> {
+    if error.is_disconnect() {
+        Ok((Happened::BrokeBeforeCommit, Some(error)))
+    } else if error.is_transient() {
+        Ok((Happened::Refused, Some(error)))
+    } else {
+        Err(error)
+    }
+}
+
+/// The fence's verdict: our leases, exactly as we left them?
+pub fn fence(expected: &[Lease], found: &[Lease]) -> Option<Happened> {
+    let same =
+        |f: fn(&Lease) -> i64| expected.len() == found.len() && expected.iter().zip(found).all(|(e, l)| f(e) == f(l));
+    if !same(|l| l.epoch) || !same(|l| l.round) || !same(|l| l.position.next) {
+        Some(Happened::FenceLost)
+    } else if !same(|l| l.homes) {
+        Some(Happened::HomesMoved)
+    } else {
+        None
+    }
+}
+
+async fn inside(
+    tx: &tokio_postgres::Transaction<'_>,
+    round: &RoundCommit,
+    judge: &mut impl FnMut(i64, Vec<Event>) -> Judgement,
+) -> Result<Happened, StoreError> {
+    let partitions: Vec<TopicPartition> = round.before.iter().map(|l| l.partition.clone()).collect();
+    if let Some(refusal) = fence(&round.before, &lock_leases(tx, &partitions).await?) {
+        return Ok(refusal);
+    }
+    if move_leases(tx, &round.before, &round.after, round.attempt).await? != round.before.len() as u64 {
+        return Ok(Happened::FenceLost);
+    }
+    failpoint::pass("commit.fenced");
+
+    timeline::lock(tx, false).await?;
+    let mut late_requests = Vec::new();
+    if timeline::version(tx).await? != round.timeline_version {
+        let (version, events) = timeline::events_since(tx, round.timeline_version).await?;
+        let judgement = judge(version, events);
+        if judgement.touches {
+            match round.timeline_rule {
+                TimelineRule::DeriveAgain => return Ok(Happened::TimelineMoved),
+                TimelineRule::LeaveRequests => late_requests = judgement.requests,
+            }
+        }
+    }
+
+    if !timeline::claim_homes(tx, &round.claims).await? {
+        return Ok(Happened::HomesMoved);
+    }
+    insert_commit(tx, round.attempt, round.kind.name(), &round.worker, &round.before, &round.after).await?;
+    insert_objects(tx, &round.objects, round.attempt).await?;
+    rate_and_post(tx, round).await?;
+    failpoint::pass("commit.posted");
+
+    timeline::insert_requests(tx, &round.requests, round.attempt).await?;
+    timeline::insert_requests(tx, &late_requests, round.attempt).await?;
+    timeline::finish_requests(tx, &round.finished_requests, round.attempt).await?;
+    insert_revised(tx, round).await?;
+    insert_unrated(tx, round).await?;
+    for (before, after) in round.before.iter().zip(&round.after) {
+        freeze_hours(tx, before, after, round.attempt).await?;
+    }
+    for (index, lease) in round.before.iter().enumerate() {
+        let files: Vec<(Table, Second, i32, Vec<String>)> = round
+            .files
+            .iter()
+            .filter(|f| f.0 == index)
+            .map(|(_, table, hour, revision, objects)| (*table, *hour, *revision, objects.clone()))
+            .collect();
+        insert_files(tx, lease, &files, round.attempt).await?;
+    }
+    Ok(Happened::Committed)
+}
+
+async fn insert_commit(
+    client: &impl GenericClient,
+    attempt: Uuid,
+    kind: &str,
+    worker: &str,
+    before: &[Lease],
+    after: &[Lease],
+) -> Result<(), StoreError> {
+    let partitions: Vec<serde_json::Value> = before
+        .iter()
+        .zip(after)
+        .map(|(b, a)| {
+            json!({
+                "topic": &*b.partition.topic, "partition": b.partition.partition, "epoch": b.epoch, "round": a.round,
+                "next_from": b.position.next, "next_to": a.position.next,
+                "frontier_from": b.frontier, "frontier_to": a.frontier,
+            })
+        })
+        .collect();
+    client
+        .execute(
+            "INSERT INTO hydrometer.commit (id, kind, worker, partitions) VALUES ($1, $2, $3, $4)",
+            &[&attempt, &kind, &worker, &serde_json::Value::from(partitions)],
+        )
+        .await
+        .map_err(doing("recording a commit"))?;
+    Ok(())
+}
+
+/// What one ledger transaction books: a contract's charge in a period, for one supplier; in a revision, of one hour.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Booking {
+    key: StateKey,
+    supplier: String,
+    /// A revision's hour and partition, since it names what it corrects.
+    corrected: Option<(TopicPartition, Second)>,
+}
+
+async fn rate_and_post(tx: &tokio_postgres::Transaction<'_>, round: &RoundCommit) -> Result<(), StoreError> {
+    let mut keys: Vec<StateKey> = round.quantities.iter().flat_map(|q| q.added.keys().cloned()).collect();
+    keys.sort();
+    keys.dedup();
+    if keys.is_empty() {
+        return Ok(());
+    }
+    let mut states: BTreeMap<StateKey, State> = rating::lock_states(tx, &keys).await?;
+    let steps = rating::advance(&mut states, &round.quantities)?;
+
+    let objects: BTreeMap<&str, &Object> = round.objects.iter().map(|o| (o.name.as_str(), o)).collect();
+    let booking_of = |step: &ObjectStep| Booking {
+        key: step.key.clone(),
+        supplier: step.step.key.supplier.clone(),
+        corrected: match round.kind {
+            CommitKind::Live => None,
+            CommitKind::Revision => {
+                objects.get(step.object.as_str()).and_then(|o| o.hour.map(|hour| (o.partition.clone(), hour)))
+            }
+        },
+    };
+    let mut bookings: BTreeMap<Booking, (Amount, Amount, Second)> = BTreeMap::new();
+    for step in &steps {
+        let sum = bookings.entry(booking_of(step)).or_default();
+        let until = objects.get(step.object.as_str()).map_or(0, |o| o.to);
+        sum.0 = sum.0.checked_add(step.step.renter_difference()?)?;
+        sum.1 = sum.1.checked_add(step.step.supplier_difference()?)?;
+        sum.2 = sum.2.max(until);
+    }
+    rating::write(tx, &states, &steps, |step| transaction_id(round, &booking_of(step)).0).await?;
+
+    let mut set = Vec::new();
+    for (booking, (renter, supplier, until)) in &bookings {
+        let Some(parties) = round.parties.get(&booking.key.contract) else {
+            return Err(StoreError::Row {
+                table: "hydrometer.event",
+                detail: format!("contract {} has quantities but no parties", booking.key.contract),
+            });
+        };
+        let corrects = match &booking.corrected {
+            Some((partition, hour)) => corrected_transaction(tx, booking, partition, *hour).await?,
+            None => None,
+        };
+        if let Some(transaction) = posting(round, booking, parties, *renter, *supplier, *until, corrects)? {
+            set.push(transaction);
+        }
+    }
+    if !set.is_empty() {
+        ledger::post(tx, &set).await?;
+    }
+    insert_outbox(tx, &set).await
+}
+
+/// The same for the same round of the same partitions, whoever commits it.
+fn transaction_id(round: &RoundCommit, booking: &Booking) -> TransactionId {
+    let rounds: Vec<String> = round.after.iter().map(|l| format!("{}@{}", l.partition, l.round)).collect();
+    let corrected = booking.corrected.as_ref().map(|(p, hour)| format!("{p}@{hour}")).unwrap_or_default();
+    TransactionId::derive(
+        &NAMESPACE,
+        &[
+            round.kind.name(),
+            &rounds.join(","),
+            &booking.key.contract,
+            &booking.key.charge,
+            &booking.key.period.to_string(),
+            &booking.supplier,
+            &corrected,
+        ],
+    )
+}
+
+/// The transaction that rated this hour first; a revision's posting names it.
+async fn corrected_transaction(
+    client: &impl GenericClient,
+    booking: &Booking,
+    partition: &TopicPartition,
+    hour: Second,
+) -> Result<Option<TransactionId>, StoreError> {
+    let row = client
+        .query_opt(
+            "SELECT s.transaction FROM hydrometer.rating_step AS s \
+             JOIN hydrometer.object AS o ON o.name = s.object JOIN hydrometer.commit AS c ON c.id = o.commit_id \
+             JOIN ledger.transaction AS t ON t.id = s.transaction \
+             WHERE o.kind = 'rated' AND o.topic = $1 AND o.partition = $2 AND o.hour_s = $3 AND s.contract = $4 AND s.charge = $5 \
+               AND s.period_s = $6 AND s.supplier = $7 ORDER BY c.at, s.transaction LIMIT 1",
+            &[
+                &&*partition.topic,
+                &partition.partition,
+                &hour,
+                &booking.key.contract,
+                &booking.key.charge,
+                &booking.key.period,
+                &booking.supplier,
+            ],
+        )
+        .await
+        .map_err(doing("finding the posting that is corrected"))?;
+    Ok(row.map(|row| TransactionId(row.get(0))))
+}
+
+/// Dr renter unbilled, Cr supplier payable and commission; a negative difference swaps the sides.
+fn posting(
+    round: &RoundCommit,
+    booking: &Booking,
+    parties: &Parties,
+    renter: Amount,
+    supplier: Amount,
+    until: Second,
+    corrects: Option<TransactionId>,
+) -> Result<Option<ledger::Transaction>, StoreError> {
+    let commission = renter.checked_sub(supplier)?;
+    let currency = parties.currency.as_str();
+    let unbilled = || AccountSpec::renter_unbilled(&parties.renter, currency);
+    let mut transfers = Vec::new();
+    for (amount, credit) in [
+        (supplier, AccountSpec::supplier_payable(&booking.supplier, currency)),
+        (commission, AccountSpec::platform_commission(currency)),
+    ] {
+        let nanos = amount.scaled();
+        let (debit, credit) = if nanos > 0 { (unbilled(), credit) } else { (credit, unbilled()) };
+        if nanos != 0 {
+            transfers.push(ledger::Transfer { debit, credit, amount: ledger::Amount::from_nanos(nanos.abs()) });
+        }
+    }
+    if transfers.is_empty() {
+        return Ok(None);
+    }
+    let kind = match round.kind {
+        CommitKind::Live => "usage",
+        CommitKind::Revision => "correction",
+    };
+    let effective_at = DateTime::<Utc>::from_timestamp(until, 0)
+        .ok_or(StoreError::Row { table: "hydrometer.object", detail: format!("second {until} is no time") })?;
+    Ok(Some(ledger::Transaction {
+        id: transaction_id(round, booking),
+        kind: kind.to_owned(),
+        effective_at,
+        description: format!(
+            "{} of contract {}, supplier {}",
+            booking.key.charge, booking.key.contract, booking.supplier
+        ),
+        corrects,
+        metadata: json!({
+            "commit": round.attempt.to_string(), "contract": booking.key.contract, "charge": booking.key.charge,
+            "period_s": booking.key.period, "supplier": booking.supplier, "renter": parties.renter,
+            "hour_s": booking.corrected.as_ref().map(|c| c.1),
+        }),
+        transfers,
+    }))
+}
+
+/// Corrections are announced; usage is not (the ledger has it).
+async fn insert_outbox(client: &impl GenericClient, set: &[ledger::Transaction]) -> Result<(), StoreError> {
+    let corrections: Vec<&ledger::Transaction> = set.iter().filter(|t| t.kind == "correction").collect();
+    if corrections.is_empty() {
+        return Ok(());
+    }
+    let ids: Vec<Uuid> = corrections.iter().map(|t| t.id.0).collect();
+    let subjects: Vec<&str> = corrections.iter().map(|t| t.description.as_str()).collect();
+    let times: Vec<DateTime<Utc>> = corrections.iter().map(|t| t.effective_at).collect();
+    let data: Vec<&serde_json::Value> = corrections.iter().map(|t| &t.metadata).collect();
+    client
+        .execute(
+            "INSERT INTO hydrometer.outbox (id, type, subject, time, data) \
+             SELECT i, 'posting.correction', s, t, d FROM unnest($1::uuid[], $2::text[], $3::timestamptz[], $4::jsonb[]) AS k (i, s, t, d) \
+             ON CONFLICT DO NOTHING",
+            &[&ids, &subjects, &times, &data],
+        )
+        .await
+        .map_err(doing("writing to the outbox"))?;
+    Ok(())
+}
+
+async fn insert_revised(client: &impl GenericClient, round: &RoundCommit) -> Result<(), StoreError> {
+    if round.revised.is_empty() {
+        return Ok(());
+    }
+    let leases: Vec<&str> = round.revised.iter().map(|r| r.lease.as_str()).collect();
+    let from: Vec<i64> = round.revised.iter().map(|r| r.from).collect();
+    let to: Vec<i64> = round.revised.iter().map(|r| r.to).collect();
+    let revisions: Vec<i32> = round.revised.iter().map(|r| r.revision).collect();
+    client
+        .execute(
+            "INSERT INTO hydrometer.revision (lease, window_start_s, window_end_s, revision, commit_id) \
+             SELECT l, f, t, r, $1 FROM unnest($2::text[], $3::bigint[], $4::bigint[], $5::int[]) AS k (l, f, t, r)",
+            &[&round.attempt, &leases, &from, &to, &revisions],
+        )
+        .await
+        .map_err(doing("recording revisions"))?;
+    Ok(())
+}
+
+async fn insert_unrated(client: &impl GenericClient, round: &RoundCommit) -> Result<(), StoreError> {
+    let failed = doing("listing what could not be rated");
+    if !round.mended.is_empty() {
+        let leases: Vec<&str> = round.mended.iter().map(|m| m.0.as_str()).collect();
+        let from: Vec<i64> = round.mended.iter().map(|m| m.1).collect();
+        let to: Vec<i64> = round.mended.iter().map(|m| m.2).collect();
+        client
+            .execute(
+                "UPDATE hydrometer.unrated AS u SET mended_by = $1 FROM unnest($2::text[], $3::bigint[], $4::bigint[]) AS k (l, f, t) \
+                 WHERE u.lease = k.l AND u.from_s >= k.f AND u.to_s <= k.t AND u.mended_by IS NULL",
+                &[&round.attempt, &leases, &from, &to],
+            )
+            .await
+            .map_err(&failed)?;
+    }
+    if !round.unrated.is_empty() {
+        let leases: Vec<&str> = round.unrated.iter().map(|u| u.lease.as_str()).collect();
+        let slots: Vec<i32> = round.unrated.iter().map(|u| u.slot).collect();
+        let from: Vec<i64> = round.unrated.iter().map(|u| u.from).collect();
+        let to: Vec<i64> = round.unrated.iter().map(|u| u.to).collect();
+        let reasons: Vec<&str> = round.unrated.iter().map(|u| u.reason.as_str()).collect();
+        client
+            .execute(
+                "INSERT INTO hydrometer.unrated (lease, slot, from_s, to_s, reason, commit_id) \
+                 SELECT l, s, f, t, r, $1 FROM unnest($2::text[], $3::int[], $4::bigint[], $5::bigint[], $6::text[]) AS k (l, s, f, t, r)",
+                &[&round.attempt, &leases, &slots, &from, &to, &reasons],
+            )
+            .await
+            .map_err(&failed)?;
+    }
+    Ok(())
+}
+
+/// A commit of lifecycle events from one lifecycle partition.
+#[derive(Debug)]
+pub struct LifecycleCommit {
+    pub attempt: Uuid,
+    pub worker: String,
+    pub before: Lease,
+    pub after: Lease,
+    /// The timeline version that this worker's history has.
+    pub timeline_version: i64,
+    pub events: Vec<ArrivedEvent>,
+    /// The quarantine object of this commit, if any record was set aside, and the hour of its file.
+    pub quarantine: Option<(Object, Second)>,
+}
+
+/// What new events changed.
+pub struct LifecycleChanges {
+    pub verdicts: BTreeMap<hydrometer_schemas::lifecycle::EventKey, hydrometer_rating::history::Verdict>,
+    /// Servers whose timeline or prices changed, from which second on.
+    pub servers: BTreeMap<String, Second>,
+}
+
+async fn inside_lifecycle(
+    tx: &tokio_postgres::Transaction<'_>,
+    commit: &LifecycleCommit,
+    apply: &mut impl FnMut(i64, Vec<Event>, i64, Vec<Event>) -> LifecycleChanges,
+) -> Result<Happened, StoreError> {
+    let partition = std::slice::from_ref(&commit.before.partition);
+    let before = std::slice::from_ref(&commit.before);
+    if let Some(refusal) = fence(before, &lock_leases(tx, partition).await?) {
+        return Ok(refusal);
+    }
+    if move_leases(tx, before, std::slice::from_ref(&commit.after), commit.attempt).await? != 1 {
+        return Ok(Happened::FenceLost);
+    }
+    insert_commit(tx, commit.attempt, "lifecycle", &commit.worker, before, std::slice::from_ref(&commit.after)).await?;
+    if !commit.events.is_empty() {
+        timeline::lock(tx, true).await?;
+        let (version_before, missed) = timeline::events_since(tx, commit.timeline_version).await?;
+        let (version, new) = timeline::insert_events(tx, &commit.events, commit.attempt).await?;
+        let changes = apply(version_before, missed, version, new);
+        timeline::write_verdicts(tx, &changes.verdicts).await?;
+        failpoint::pass("lifecycle.recorded");
+        // A statement of its own, after the lock: it sees the frontiers of every rating commit that came before.
+        let requests = requests_behind_frontiers(tx, &changes.servers).await?;
+        timeline::insert_requests(tx, &requests, commit.attempt).await?;
+    }
+    if let Some((object, hour)) = &commit.quarantine {
+        insert_objects(tx, std::slice::from_ref(object), commit.attempt).await?;
+        // Named by its first offset, since a lifecycle partition has no frontier that would freeze an hour.
+        let revision = i32::try_from(commit.after.round).unwrap_or(i32::MAX);
+        insert_files(
+            tx,
+            &commit.before,
+            &[(Table::Quarantine, *hour, revision, vec![object.name.clone()])],
+            commit.attempt,
+        )
+        .await?;
+    }
+    Ok(Happened::Committed)
+}
+
+/// What changed behind the frontier of its server's home is asked for again; ahead of it the live rating will see it. A server
+/// without a home has nothing rated; whoever claims it asks.
+async fn requests_behind_frontiers(
+    client: &impl GenericClient,
+    servers: &BTreeMap<String, Second>,
+) -> Result<Vec<Request>, StoreError> {
+    let names: Vec<&str> = servers.keys().map(String::as_str).collect();
+    let from: Vec<i64> = servers.values().map(|from| (*from).max(0)).collect();
+    let rows = client
+        .query(
+            "SELECT k.s, k.f, h.topic, h.partition, l.frontier_s \
+             FROM unnest($1::text[], $2::bigint[]) AS k (s, f) \
+             JOIN LATERAL (SELECT topic, partition FROM hydrometer.home AS h WHERE h.server = k.s ORDER BY since_s DESC LIMIT 1) AS h ON true \
+             JOIN hydrometer.partition_lease AS l ON l.topic = h.topic AND l.partition = h.partition \
+             WHERE k.f < l.frontier_s ORDER BY k.s",
+            &[&names, &from],
+        )
+        .await
+        .map_err(doing("comparing events with the frontiers"))?;
+    Ok(rows
+        .iter()
+        .map(|row| Request {
+            partition: TopicPartition { topic: row.get::<_, &str>(2).into(), partition: row.get(3) },
+            scope: timeline::Scope::Server(row.get(0)),
+            from: row.get(1),
+            to: row.get(4),
+            cause: "lifecycle event behind the frontier".to_owned(),
+        })
+        .collect())
+}

@@ -1,0 +1,221 @@
+//! Lifecycle records of one partition, on their way to the timelines.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use hydrometer_schemas::quarantine::{Reason, Refusal};
+use hydrometer_schemas::time::{FOREVER_MICROS, MICROS_PER_SECOND, Micros, hour_floor, second_of};
+use hydrometer_schemas::{MESSAGE_BYTES_MAX, lifecycle::Event};
+use hydrometer_sinks::parquet;
+use hydrometer_sinks::quarantine::{QuarantineRow, to_batch};
+use tokio::time::sleep;
+
+use super::{Idle, Worker, WorkerError, explain, fresh};
+use crate::derive::touched_servers;
+use crate::protocol::{ATTEMPTS_MAX, Happened};
+use crate::publish::{StagedName, publish_owed};
+use crate::source::{Batch, TopicPartition};
+use crate::store::commit::{LifecycleChanges, LifecycleCommit};
+use crate::store::lease::{Lease, Settled};
+use crate::store::manifest::{Object, ObjectKind};
+use crate::store::timeline::ArrivedEvent;
+
+pub(super) struct LifecycleStream {
+    pub lease: Lease,
+    /// The partition's time: the running maximum of min(event's time, log time).
+    pub time: Micros,
+    next: i64,
+    events: Vec<ArrivedEvent>,
+    quarantine: Vec<QuarantineRow>,
+    pub idle: Idle,
+    pub ended: bool,
+}
+
+impl LifecycleStream {
+    pub fn new(lease: Lease) -> LifecycleStream {
+        LifecycleStream {
+            time: lease.position.time,
+            next: lease.position.next,
+            events: Vec::new(),
+            quarantine: Vec::new(),
+            idle: Idle::new(),
+            ended: false,
+            lease,
+        }
+    }
+
+    pub fn take(&mut self, batch: &Batch) {
+        self.idle.record();
+        for record in &batch.records {
+            let payload = batch.payload(record);
+            let parsed = if payload.len() > MESSAGE_BYTES_MAX {
+                Err(Refusal::new(Reason::TooLarge, format!("{} bytes, at most {MESSAGE_BYTES_MAX}", payload.len())))
+            } else {
+                Event::parse(payload)
+            };
+            match parsed {
+                Ok(event) => {
+                    self.time = self.time.max((event.key.time * MICROS_PER_SECOND).min(record.log_time));
+                    self.events.push(ArrivedEvent { event, partition: batch.partition.clone(), offset: record.offset });
+                }
+                Err(refusal) => self.quarantine.push(QuarantineRow {
+                    topic: batch.partition.topic.clone(),
+                    partition: batch.partition.partition,
+                    offset: record.offset,
+                    log_time: record.log_time,
+                    reason: refusal.reason.name().to_owned(),
+                    detail: refusal.detail,
+                    raw: payload.to_vec(),
+                }),
+            }
+        }
+        self.next = self.next.max(batch.next);
+    }
+
+    pub fn caught_up(&mut self, next: i64) {
+        self.idle.caught_up = true;
+        self.next = self.next.max(next);
+    }
+
+    pub fn end(&mut self) {
+        self.ended = true;
+        self.time = FOREVER_MICROS;
+    }
+
+    fn is_dirty(&self) -> bool {
+        !self.events.is_empty()
+            || !self.quarantine.is_empty()
+            || self.next != self.lease.position.next
+            // Time alone is worth a commit when a minute has passed.
+            || self.time.div_euclid(60 * MICROS_PER_SECOND) != self.lease.position.time.div_euclid(60 * MICROS_PER_SECOND)
+    }
+}
+
+impl Worker {
+    /// Commits what the lifecycle partitions of this worker have, before any rating is derived from it.
+    pub(super) async fn commit_lifecycles(&mut self) -> Result<(), WorkerError> {
+        let dirty: Vec<TopicPartition> =
+            self.lifecycles.iter().filter(|(_, l)| l.is_dirty()).map(|(p, _)| p.clone()).collect();
+        for partition in dirty {
+            self.commit_lifecycle(&partition).await?;
+        }
+        Ok(())
+    }
+
+    async fn commit_lifecycle(&mut self, partition: &TopicPartition) -> Result<(), WorkerError> {
+        let mut last = String::new();
+        for _ in 0..ATTEMPTS_MAX {
+            if self.history_version == 0 {
+                self.refresh_history().await?;
+            }
+            let Some(stream) = self.lifecycles.get(partition) else { return Ok(()) };
+            let attempt = fresh();
+            let mut after = stream.lease.clone();
+            after.round += 1;
+            after.attempt = Some(attempt);
+            after.position.next = stream.next;
+            after.position.replay_from = stream.next;
+            after.position.time = stream.time;
+            let quarantined = stream.quarantine.len() as u64;
+            let commit = LifecycleCommit {
+                attempt,
+                worker: self.config.worker.clone(),
+                before: stream.lease.clone(),
+                after: after.clone(),
+                timeline_version: self.history_version,
+                events: stream.events.clone(),
+                quarantine: self.stage_quarantine(stream, attempt).await?,
+            };
+            let history = &mut self.history;
+            let mut new_version = self.history_version;
+            let outcome = self
+                .db
+                .commit_lifecycle(&commit, |_, missed, version, new| {
+                    let mut touched = BTreeMap::new();
+                    history.insert(missed);
+                    let changes = history.insert(new);
+                    touched.extend(touched_servers(history, &changes));
+                    new_version = version;
+                    LifecycleChanges { verdicts: changes.verdicts, servers: touched }
+                })
+                .await;
+            let (happened, error) = match outcome {
+                Ok(outcome) => outcome,
+                Err(error) => {
+                    self.forget_history();
+                    return Err(error.into());
+                }
+            };
+            self.finished_attempts.insert(attempt.to_string());
+            last = explain(happened, error.as_ref());
+            let committed = match happened {
+                Happened::Committed => true,
+                Happened::FenceLost => return Err(WorkerError::Fenced { partitions: partition.to_string() }),
+                Happened::ReplyLost => {
+                    self.db.reconnect(Duration::from_secs(60)).await?;
+                    match self.db.settle(attempt, partition, commit.before.epoch).await? {
+                        Settled::Committed => true,
+                        Settled::NotCommitted => false,
+                        Settled::Foreign => return Err(WorkerError::Fenced { partitions: partition.to_string() }),
+                    }
+                }
+                Happened::BrokeBeforeCommit => {
+                    self.db.reconnect(Duration::from_secs(60)).await?;
+                    false
+                }
+                _ => {
+                    sleep(Duration::from_millis(50)).await;
+                    false
+                }
+            };
+            if !committed {
+                self.forget_history();
+                continue;
+            }
+            self.history_version = new_version;
+            self.summary.commits += 1;
+            self.closed_counts.quarantined += quarantined;
+            if let Some(stream) = self.lifecycles.get_mut(partition) {
+                stream.lease = after;
+                stream.events.clear();
+                stream.quarantine.clear();
+            }
+            if quarantined > 0 {
+                let published = publish_owed(&mut self.db, &self.warehouse, std::slice::from_ref(partition)).await?;
+                self.summary.files += published as u64;
+            }
+            return Ok(());
+        }
+        Err(WorkerError::GaveUp { attempts: ATTEMPTS_MAX, last })
+    }
+
+    async fn stage_quarantine(
+        &self,
+        stream: &LifecycleStream,
+        attempt: uuid::Uuid,
+    ) -> Result<Option<(Object, i64)>, WorkerError> {
+        let (Some(first), Some(last)) = (stream.quarantine.first(), stream.quarantine.last()) else { return Ok(None) };
+        let name = StagedName {
+            attempt: attempt.to_string(),
+            partition: stream.lease.partition.clone(),
+            epoch: stream.lease.epoch,
+        }
+        .write(ObjectKind::Quarantine, None);
+        let schema = hydrometer_schemas::warehouse::QUARANTINE.clone();
+        let bytes = parquet::encode(&name, schema, &to_batch(&stream.quarantine)?, stream.lease.epoch)?;
+        let staged = self.warehouse.stage(&name, bytes).await?;
+        let object = Object {
+            name,
+            kind: ObjectKind::Quarantine,
+            partition: stream.lease.partition.clone(),
+            hour: None,
+            from: second_of(first.log_time),
+            to: second_of(last.log_time) + 1,
+            rows: stream.quarantine.len() as i64,
+            bytes: staged.bytes as i64,
+            sha256: staged.sha256,
+        };
+        let hour = hour_floor(object.from);
+        Ok(Some((object, hour)))
+    }
+}

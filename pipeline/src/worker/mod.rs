@@ -1,0 +1,442 @@
+//! The worker: takes events from its source, keeps the windows of its partitions, and drives rounds through the commit protocol.
+
+mod lifecycle;
+mod live;
+mod revision;
+mod round;
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use datafusion::error::DataFusionError;
+use hydrometer_rating::history::History;
+use hydrometer_schemas::time::{FOREVER_MICROS, MICROS_PER_SECOND, hour_floor};
+use hydrometer_sinks::{SinkError, Warehouse};
+use uuid::Uuid;
+
+use crate::config::Config;
+use crate::evidence::Evidence;
+use crate::fold::Aggregates;
+use crate::protocol::Happened;
+use crate::publish::{publish_owed, sweep, usage_rows};
+use crate::source::{Source, SourceError, SourceEvent, StartOffsets, TopicPartition};
+use crate::store::lease::{Lease, Role};
+use crate::store::{Database, StoreError, manifest, timeline};
+use crate::window::{Counts, Cut, PartitionWindow, Position, WindowLimits};
+
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Sink(#[from] SinkError),
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    #[error("an aggregate failed: {0}")]
+    Aggregate(#[from] DataFusionError),
+    #[error(
+        "another worker has taken over {partitions}. This one has stopped; what it had not committed is read again by the other. \
+         Hint: restart it to join the group again"
+    )]
+    Fenced { partitions: String },
+    #[error(
+        "a round could not be committed in {attempts} attempts; the last trouble: {last}. Nothing is lost: restart the worker"
+    )]
+    GaveUp { attempts: u32, last: String },
+}
+
+/// What a run did, for whoever started it.
+#[derive(Debug, Clone, Default)]
+pub struct Summary {
+    pub counts: Counts,
+    pub metered_minutes: u64,
+    pub away_minutes: u64,
+    pub rated_records: u64,
+    pub revised_windows: u64,
+    pub commits: u64,
+    pub files: u64,
+}
+
+/// How far a run is, told now and then.
+pub type Progress = Box<dyn FnMut(&Summary) + Send>;
+
+pub struct Worker {
+    config: Config,
+    source: Box<dyn Source>,
+    db: Database,
+    warehouse: Warehouse,
+    aggregates: Arc<Aggregates>,
+    progress: Option<Progress>,
+
+    history: History,
+    history_version: i64,
+    homes: BTreeMap<String, TopicPartition>,
+    telemetry_partitions: i32,
+
+    streams: BTreeMap<TopicPartition, Stream>,
+    lifecycles: BTreeMap<TopicPartition, lifecycle::LifecycleStream>,
+
+    finished_attempts: HashSet<String>,
+    last_round: Instant,
+    last_upkeep: Instant,
+    summary: Summary,
+    closed_counts: Counts,
+    told_about_keys: bool,
+}
+
+/// One telemetry partition of this worker.
+struct Stream {
+    window: PartitionWindow,
+    lease: Lease,
+    evidence: Evidence,
+    /// What was cut and is not committed yet; it survives a round that failed.
+    cut: Cut,
+    cut_at: Position,
+    idle: Idle,
+    ended: bool,
+}
+
+/// Since when a partition has been at its high watermark without a record.
+#[derive(Debug, Clone, Copy)]
+struct Idle {
+    last_record: Instant,
+    caught_up: bool,
+}
+
+impl Idle {
+    fn new() -> Idle {
+        Idle { last_record: Instant::now(), caught_up: false }
+    }
+
+    fn record(&mut self) {
+        *self = Idle::new();
+    }
+
+    fn for_at_least(&self, time: Duration) -> bool {
+        self.caught_up && self.last_record.elapsed() >= time
+    }
+}
+
+impl Worker {
+    /// Prepares a worker: checks the warehouse, registers the topics' partitions, reads timelines and homes.
+    pub async fn new(
+        config: Config,
+        source: Box<dyn Source>,
+        mut db: Database,
+        warehouse: Warehouse,
+    ) -> Result<Worker, WorkerError> {
+        warehouse.check_writable().await?;
+        let mut telemetry_partitions = 0;
+        for (topic, count) in source.partitions() {
+            let role = if *topic == *config.topics.lifecycle { Role::Lifecycle } else { Role::Telemetry };
+            if role == Role::Telemetry {
+                telemetry_partitions += count;
+            }
+            db.ensure_partitions(&topic, role, count).await?;
+        }
+        let mut worker = Worker {
+            aggregates: Arc::new(Aggregates::new()?),
+            config,
+            source,
+            db,
+            warehouse,
+            progress: None,
+            history: History::default(),
+            history_version: 0,
+            homes: BTreeMap::new(),
+            telemetry_partitions,
+            streams: BTreeMap::new(),
+            lifecycles: BTreeMap::new(),
+            finished_attempts: HashSet::new(),
+            last_round: Instant::now(),
+            last_upkeep: Instant::now(),
+            summary: Summary::default(),
+            closed_counts: Counts::default(),
+            told_about_keys: false,
+        };
+        worker.refresh_history().await?;
+        worker.homes = timeline::homes(worker.db.client_ref()).await?;
+        Ok(worker)
+    }
+
+    pub fn with_progress(mut self, progress: Progress) -> Worker {
+        self.progress = Some(progress);
+        self
+    }
+
+    /// Runs until the source ends or `stop` resolves; then drains and commits what can be committed.
+    pub async fn run(mut self, stop: impl Future<Output = ()>) -> Result<Summary, WorkerError> {
+        tokio::pin!(stop);
+        let mut stopping = false;
+        let mut tick = tokio::time::interval(Duration::from_millis(250));
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = &mut stop, if !stopping => {
+                    tracing::info!("stopping: draining, committing, leaving the group");
+                    stopping = true;
+                    self.source.stop();
+                }
+                event = self.source.next() => match event {
+                    Some(event) => self.take(event?).await?,
+                    None => break,
+                },
+                _ = tick.tick() => self.advance_idle().await?,
+            }
+            self.patiently(false).await?;
+            if self.all_ended() {
+                break;
+            }
+        }
+        if self.all_ended() && !self.streams.is_empty() {
+            self.finish().await?;
+        }
+        self.tell();
+        Ok(self.summary)
+    }
+
+    fn all_ended(&self) -> bool {
+        let streams = !self.streams.is_empty() && self.streams.values().all(|s| s.ended);
+        streams && self.lifecycles.values().all(|l| l.ended)
+    }
+
+    /// A log that has ended: round after round until nothing is owed.
+    async fn finish(&mut self) -> Result<(), WorkerError> {
+        loop {
+            let before = (self.summary.commits, self.summary.files);
+            self.patiently(true).await?;
+            if before == (self.summary.commits, self.summary.files) {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Does what is due; waits for a database that went away, since nothing is lost while it is.
+    async fn patiently(&mut self, force: bool) -> Result<(), WorkerError> {
+        loop {
+            match self.work(force).await {
+                Err(WorkerError::Store(error)) if error.is_disconnect() => {
+                    tracing::warn!(%error, "the database went away; waiting for it");
+                    self.db.reconnect(Duration::from_secs(60)).await?;
+                    self.forget_history();
+                }
+                other => return other,
+            }
+        }
+    }
+
+    async fn work(&mut self, force: bool) -> Result<(), WorkerError> {
+        let interval = Duration::from_millis(self.config.commit.interval_ms);
+        let due = force || self.last_round.elapsed() >= interval;
+        if !due {
+            return Ok(());
+        }
+        self.commit_lifecycles().await?;
+        if self.live_round_due(force).await? {
+            self.live_round().await?;
+        }
+        if force || self.last_upkeep.elapsed() >= Duration::from_secs(2) {
+            self.revise().await?;
+            self.upkeep().await?;
+            self.last_upkeep = Instant::now();
+        }
+        self.last_round = Instant::now();
+        self.tell();
+        Ok(())
+    }
+
+    fn tell(&mut self) {
+        self.summary.counts = self.closed_counts;
+        for stream in self.streams.values() {
+            let counts = stream.window.counts();
+            self.summary.counts.records += counts.records;
+            self.summary.counts.readings += counts.readings;
+            self.summary.counts.late += counts.late;
+            self.summary.counts.quarantined += counts.quarantined;
+            self.summary.counts.replayed += counts.replayed;
+        }
+        let summary = self.summary.clone();
+        if let Some(progress) = &mut self.progress {
+            progress(&summary);
+        }
+    }
+
+    async fn take(&mut self, event: SourceEvent) -> Result<(), WorkerError> {
+        match event {
+            SourceEvent::Assigned(partitions, reply) => {
+                let starts = self.assigned(&partitions).await?;
+                let _ = reply.send(starts);
+            }
+            SourceEvent::Revoked(partitions, reply) => {
+                let drain = Duration::from_secs(self.config.commit.drain_s);
+                match tokio::time::timeout(drain, self.work(true)).await {
+                    Ok(Ok(())) => {}
+                    // Whoever gets the partitions reads again what was not committed.
+                    Ok(Err(error)) => tracing::warn!(%error, "could not commit before handing partitions over"),
+                    Err(_) => tracing::warn!("could not commit within the drain time"),
+                }
+                self.discard(&partitions);
+                let _ = reply.send(());
+            }
+            SourceEvent::Lost(partitions, reply) => {
+                self.discard(&partitions);
+                let _ = reply.send(());
+            }
+            SourceEvent::Batch(batch) => {
+                if let Some(stream) = self.streams.get_mut(&batch.partition) {
+                    stream.idle.record();
+                    stream.window.take(&batch)?;
+                } else if let Some(stream) = self.lifecycles.get_mut(&batch.partition) {
+                    stream.take(&batch);
+                }
+            }
+            SourceEvent::CaughtUp(partition, next) => {
+                if let Some(stream) = self.streams.get_mut(&partition) {
+                    stream.idle.caught_up = true;
+                } else if let Some(stream) = self.lifecycles.get_mut(&partition) {
+                    stream.caught_up(next);
+                }
+            }
+            SourceEvent::Ended(partition) => {
+                if let Some(stream) = self.streams.get_mut(&partition) {
+                    stream.window.end();
+                    stream.ended = true;
+                } else if let Some(stream) = self.lifecycles.get_mut(&partition) {
+                    stream.end();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn assigned(&mut self, partitions: &[TopicPartition]) -> Result<StartOffsets, WorkerError> {
+        let leases = self.db.take_over(partitions, &self.config.worker).await?;
+        self.homes = timeline::homes(self.db.client_ref()).await?;
+        self.refresh_history().await?;
+        let mut starts = StartOffsets::new();
+        for lease in leases {
+            let partition = lease.partition.clone();
+            if *partition.topic == *self.config.topics.lifecycle {
+                starts.push((partition.clone(), (!lease.is_fresh()).then_some(lease.position.next)));
+                self.lifecycles.insert(partition, lifecycle::LifecycleStream::new(lease));
+                continue;
+            }
+            starts.push((partition.clone(), (!lease.is_fresh()).then_some(lease.position.replay_from)));
+            let stream = self.open_stream(lease).await?;
+            self.streams.insert(partition, stream);
+        }
+        // What the former owner still owed is ours to publish.
+        let owned: Vec<TopicPartition> = partitions.to_vec();
+        self.summary.files += publish_owed(&mut self.db, &self.warehouse, &owned).await? as u64;
+        Ok(starts)
+    }
+
+    async fn open_stream(&mut self, lease: Lease) -> Result<Stream, WorkerError> {
+        let mut evidence = Evidence::default();
+        let from = hour_floor(lease.frontier);
+        for object in manifest::evidence_objects(self.db.client_ref(), &lease.partition, from).await? {
+            for row in usage_rows(&self.warehouse, &object).await? {
+                evidence.add(&row);
+            }
+        }
+        evidence.forget_before(from);
+        let limits = WindowLimits {
+            lateness: i64::from(self.config.windows.lateness_s) * MICROS_PER_SECOND,
+            vouches_for: i64::from(self.config.windows.vouches_for_s),
+            identities: self.config.limits.identities_per_partition,
+        };
+        let window = PartitionWindow::open(lease.partition.clone(), lease.position, limits, self.aggregates.clone())?;
+        let cut_at = lease.position;
+        Ok(Stream { window, lease, evidence, cut: Cut::default(), cut_at, idle: Idle::new(), ended: false })
+    }
+
+    fn discard(&mut self, partitions: &[TopicPartition]) {
+        for partition in partitions {
+            if let Some(stream) = self.streams.remove(partition) {
+                let counts = stream.window.counts();
+                self.closed_counts.records += counts.records;
+                self.closed_counts.readings += counts.readings;
+                self.closed_counts.late += counts.late;
+                self.closed_counts.quarantined += counts.quarantined;
+                self.closed_counts.replayed += counts.replayed;
+            }
+            self.lifecycles.remove(partition);
+        }
+    }
+
+    /// Partitions at their high watermark that had no record for the idle time move on by the database's clock.
+    async fn advance_idle(&mut self) -> Result<(), WorkerError> {
+        let idle = Duration::from_secs(u64::from(self.config.windows.idle_s));
+        let any = self.streams.values().any(|s| !s.ended && s.idle.for_at_least(idle))
+            || self.lifecycles.values().any(|l| !l.ended && l.idle.for_at_least(idle));
+        if !any {
+            return Ok(());
+        }
+        let now = match self.db.clock().await {
+            Ok(now) => now,
+            Err(error) if error.is_disconnect() => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
+        let time = now - i64::from(self.config.windows.idle_s) * MICROS_PER_SECOND;
+        for stream in self.streams.values_mut().filter(|s| !s.ended && s.idle.for_at_least(idle)) {
+            stream.window.advance_idle(time);
+        }
+        for stream in self.lifecycles.values_mut().filter(|l| !l.ended && l.idle.for_at_least(idle)) {
+            stream.time = stream.time.max(time).min(FOREVER_MICROS);
+        }
+        Ok(())
+    }
+
+    /// Folds events that were committed since (by whichever worker has the lifecycle topic).
+    async fn refresh_history(&mut self) -> Result<(), WorkerError> {
+        let (version, events) = timeline::events_since(self.db.client_ref(), self.history_version).await?;
+        self.history.insert(events);
+        self.history_version = version;
+        Ok(())
+    }
+
+    /// After a transaction whose outcome is unknown the history may hold events that never were: it is read anew.
+    fn forget_history(&mut self) {
+        self.history = History::default();
+        self.history_version = 0;
+    }
+
+    /// Sweeps staging and retires what nothing needs.
+    async fn upkeep(&mut self) -> Result<(), WorkerError> {
+        let frozen: Vec<(TopicPartition, i64)> =
+            self.streams.values().map(|s| (s.lease.partition.clone(), hour_floor(s.lease.frontier))).collect();
+        for (partition, frozen) in frozen {
+            manifest::retire_late(self.db.client_ref(), &partition, frozen).await?;
+        }
+        let finished = &self.finished_attempts;
+        sweep(&self.db, &self.warehouse, &|attempt| finished.contains(attempt)).await?;
+        Ok(())
+    }
+
+    fn note_keys(&mut self) {
+        let (metered, away) = (self.summary.metered_minutes, self.summary.away_minutes);
+        if !self.told_about_keys && away > 100 && away * 5 > metered {
+            self.told_about_keys = true;
+            tracing::warn!(
+                "more than a fifth of the metered minutes came in partitions away from their server's home: is {} written without \
+                 keys? Nothing is lost (they are rated by revisions, late), but key the records by server, for example with the \
+                 collector's `partition_metrics_by_resource_attributes: true` or the producer's message key",
+                self.config.topics.telemetry
+            );
+        }
+    }
+}
+
+/// A fresh id for an attempt, and the protocol's step that it leads to.
+fn fresh() -> Uuid {
+    Uuid::new_v4()
+}
+
+/// For an outcome that carries the error behind it.
+fn explain(happened: Happened, error: Option<&StoreError>) -> String {
+    match error {
+        Some(error) => format!("{happened:?}: {error}"),
+        None => format!("{happened:?}"),
+    }
+}

@@ -1,0 +1,78 @@
+//! Rounds of revisions: the derivable requests of a partition, in bounded steps, through the same protocol.
+
+use hydrometer_schemas::time::Second;
+
+use super::round::{Prepared, Share};
+use super::{Worker, WorkerError};
+use crate::publish::publish_owed;
+use crate::revise::{Plan, Revision};
+use crate::source::TopicPartition;
+use crate::store::commit::CommitKind;
+use crate::store::lease::Lease;
+
+impl Worker {
+    /// Answers every request that lies behind its partition's frontier.
+    pub(super) async fn revise(&mut self) -> Result<(), WorkerError> {
+        let partitions: Vec<TopicPartition> = self.streams.keys().cloned().collect();
+        for partition in partitions {
+            self.revise_partition(&partition).await?;
+        }
+        Ok(())
+    }
+
+    async fn revise_partition(&mut self, partition: &TopicPartition) -> Result<(), WorkerError> {
+        let Some(lease) = self.streams.get(partition).map(|s| s.lease.clone()) else { return Ok(()) };
+        self.refresh_history().await?;
+        let plan = Plan::gather(&self.db, &self.warehouse, &self.history, &self.homes, &lease).await?;
+        if plan.is_empty() {
+            return Ok(());
+        }
+        // A revision reads the hours' files, so they have to be there.
+        self.summary.files +=
+            publish_owed(&mut self.db, &self.warehouse, std::slice::from_ref(partition)).await? as u64;
+        let hours: Vec<Second> = plan.hours.keys().copied().collect();
+        let step = self.config.commit.revision_hours.max(1);
+        let mut done = 0;
+        loop {
+            let until = (done + step).min(hours.len());
+            let last = until == hours.len();
+            let (plan, hours) = (&plan, &hours[done..until]);
+            self.run_round(async |worker: &mut Worker| worker.prepare_revision(partition, plan, hours, last).await)
+                .await?;
+            if last {
+                return Ok(());
+            }
+            done = until;
+        }
+    }
+
+    async fn prepare_revision(
+        &mut self,
+        partition: &TopicPartition,
+        plan: &Plan,
+        hours: &[Second],
+        last: bool,
+    ) -> Result<Option<Prepared>, WorkerError> {
+        let Some(before) = self.streams.get(partition).map(|s| s.lease.clone()) else { return Ok(None) };
+        let revision = Revision::derive(&self.db, &self.warehouse, &self.history, &before, plan, hours, last).await?;
+        let found_something = !revision.usage.is_empty() || !revision.derived.rows.is_empty();
+        if !found_something && revision.finished.is_empty() && revision.derived.unrated.is_empty() {
+            return Ok(None);
+        }
+        // A revision moves nothing but its own number: positions and frontier stay.
+        let after = Lease { revision: before.revision + i32::from(found_something), ..before.clone() };
+        Ok(Some(Prepared {
+            kind: CommitKind::Revision,
+            before: vec![before],
+            after: vec![after],
+            timeline_version: self.history_version,
+            shares: vec![Share { usage: revision.usage, derived: revision.derived, ..Share::default() }],
+            claims: Default::default(),
+            requests: Vec::new(),
+            object_requests: Vec::new(),
+            finished_requests: revision.finished,
+            revised: revision.revised,
+            mended: revision.mended,
+        }))
+    }
+}

@@ -1,0 +1,360 @@
+//! One round through the commit protocol, for live rating and for revisions alike: the protocol decides, this does.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use hydrometer_schemas::time::{SECONDS_PER_MINUTE, Second};
+use hydrometer_schemas::warehouse::Table;
+use hydrometer_sinks::parquet;
+use hydrometer_sinks::quarantine::{self, QuarantineRow};
+use hydrometer_sinks::rated::{self, RatedRow};
+use hydrometer_sinks::usage::{self, UsageRow};
+use uuid::Uuid;
+
+use super::{Worker, WorkerError, explain, fresh};
+use crate::derive::{Derived, added, touched_servers};
+use crate::protocol::{Happened, Round, Step, TimelineRule};
+use crate::publish::{StagedName, publish_owed};
+use crate::source::TopicPartition;
+use crate::store::commit::{CommitKind, Judgement, RevisedWindow, RoundCommit};
+use crate::store::lease::{Lease, Settled};
+use crate::store::manifest::{Object, ObjectKind};
+use crate::store::rating::ObjectQuantities;
+use crate::store::timeline::{Request, Scope};
+
+/// What one partition brings to a round.
+#[derive(Debug, Default)]
+pub(super) struct Share {
+    pub usage: BTreeMap<Second, Vec<UsageRow>>,
+    pub late: Vec<UsageRow>,
+    pub away: Vec<UsageRow>,
+    pub quarantine: Vec<QuarantineRow>,
+    pub derived: Derived,
+}
+
+/// A derived round: everything but its attempt's id and its objects.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    pub kind: CommitKind,
+    pub before: Vec<Lease>,
+    pub after: Vec<Lease>,
+    pub timeline_version: i64,
+    pub shares: Vec<Share>,
+    pub claims: BTreeMap<String, (TopicPartition, &'static str)>,
+    pub requests: Vec<Request>,
+    /// Requests about late and away objects, whose names are only known once they are staged: (share, kind, for whom, from, to).
+    pub object_requests: Vec<(usize, ObjectKind, TopicPartition, Second, Second)>,
+    pub finished_requests: Vec<i64>,
+    pub revised: Vec<RevisedWindow>,
+    pub mended: Vec<(String, Second, Second)>,
+}
+
+impl Worker {
+    /// Runs one round. `prepare` derives it, afresh each time the protocol asks for it. Returns what was committed; nothing when
+    /// the preparation found nothing to commit.
+    pub(super) async fn run_round(
+        &mut self,
+        mut prepare: impl AsyncFnMut(&mut Worker) -> Result<Option<Prepared>, WorkerError>,
+    ) -> Result<Option<Prepared>, WorkerError> {
+        let mut round = Round::begin();
+        let mut prepared: Option<Prepared> = None;
+        let mut staged: Option<RoundCommit> = None;
+        let mut last = String::new();
+        loop {
+            let happened = match round.step() {
+                Step::Derive => {
+                    self.refresh_history().await?;
+                    prepared = prepare(self).await?;
+                    if prepared.is_none() {
+                        return Ok(None);
+                    }
+                    Happened::Derived
+                }
+                Step::Stage { attempt } => {
+                    let Some(prepared) = &prepared else { return Ok(None) };
+                    staged = Some(self.stage(prepared, attempt).await?);
+                    self.finished_attempts.insert(attempt.to_string());
+                    Happened::Staged
+                }
+                Step::Commit { timeline, .. } => {
+                    let Some(commit) = &mut staged else { return Ok(None) };
+                    commit.timeline_rule = timeline;
+                    let (happened, error) = self.commit(commit).await?;
+                    last = explain(happened, error.as_ref());
+                    happened
+                }
+                Step::Settle { attempt } => {
+                    self.db.reconnect(Duration::from_secs(60)).await?;
+                    let Some(lease) = prepared.as_ref().and_then(|p| p.before.first()) else { return Ok(None) };
+                    match self.db.settle(attempt, &lease.partition, lease.epoch).await? {
+                        Settled::Committed => Happened::SettledCommitted,
+                        Settled::NotCommitted => Happened::SettledNotCommitted,
+                        Settled::Foreign => Happened::SettledForeign,
+                    }
+                }
+                Step::Publish => {
+                    if let Some(prepared) = &prepared {
+                        self.committed(prepared);
+                        let partitions: Vec<TopicPartition> =
+                            prepared.before.iter().map(|l| l.partition.clone()).collect();
+                        self.summary.files += publish_owed(&mut self.db, &self.warehouse, &partitions).await? as u64;
+                    }
+                    Happened::Published
+                }
+                Step::Done => return Ok(prepared),
+                Step::Stop => {
+                    let attempts = round.attempts();
+                    let partitions = prepared.map_or_else(Vec::new, |p| p.before);
+                    let partitions: Vec<String> = partitions.iter().map(|l| l.partition.to_string()).collect();
+                    return Err(if last.starts_with("FenceLost") || last.starts_with("SettledForeign") {
+                        WorkerError::Fenced { partitions: partitions.join(", ") }
+                    } else {
+                        WorkerError::GaveUp { attempts, last }
+                    });
+                }
+            };
+            match happened {
+                Happened::HomesMoved => self.reload_homes().await?,
+                Happened::BrokeBeforeCommit => {
+                    self.db.reconnect(Duration::from_secs(60)).await?;
+                    self.forget_history();
+                }
+                Happened::Refused => tokio::time::sleep(Duration::from_millis(20)).await,
+                Happened::SettledForeign => last = "SettledForeign".into(),
+                _ => {}
+            }
+            round.happened(happened, fresh());
+        }
+    }
+
+    async fn reload_homes(&mut self) -> Result<(), WorkerError> {
+        self.homes = crate::store::timeline::homes(self.db.client_ref()).await?;
+        let versions: BTreeMap<TopicPartition, i64> =
+            self.db.leases().await?.into_iter().map(|(lease, _)| (lease.partition.clone(), lease.homes)).collect();
+        for (partition, stream) in &mut self.streams {
+            if let Some(homes) = versions.get(partition) {
+                stream.lease.homes = *homes;
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs the transaction. Events that came after the derivation are folded at once; whether they touch the round is judged by
+    /// the servers they changed and from when.
+    async fn commit(
+        &mut self,
+        commit: &RoundCommit,
+    ) -> Result<(Happened, Option<crate::store::StoreError>), WorkerError> {
+        let due_until: BTreeMap<TopicPartition, Second> =
+            commit.after.iter().map(|l| (l.partition.clone(), l.frontier)).collect();
+        let (history, version, homes) = (&mut self.history, &mut self.history_version, &self.homes);
+        let judge = |latest: i64, events| {
+            let changes = history.insert(events);
+            *version = latest;
+            let mut requests = Vec::new();
+            for (server, from) in touched_servers(history, &changes) {
+                let Some(home) = homes.get(&server).or_else(|| commit.claims.get(&server).map(|c| &c.0)) else {
+                    continue;
+                };
+                let Some(until) = due_until.get(home).filter(|until| from < **until) else { continue };
+                requests.push(Request {
+                    partition: home.clone(),
+                    scope: Scope::Server(server),
+                    from: from.max(0),
+                    to: *until,
+                    cause: "lifecycle event during a commit".to_owned(),
+                });
+            }
+            Judgement { touches: !requests.is_empty(), requests }
+        };
+        Ok(self.db.commit_round(commit, judge).await?)
+    }
+
+    /// Writes a round's objects under names of this attempt's own; durable on return.
+    async fn stage(&self, prepared: &Prepared, attempt: Uuid) -> Result<RoundCommit, WorkerError> {
+        let mut commit = RoundCommit {
+            attempt,
+            kind: prepared.kind,
+            worker: self.config.worker.clone(),
+            before: prepared.before.clone(),
+            after: prepared
+                .after
+                .iter()
+                .map(|lease| Lease { round: lease.round + 1, attempt: Some(attempt), ..lease.clone() })
+                .collect(),
+            timeline_version: prepared.timeline_version,
+            timeline_rule: TimelineRule::DeriveAgain,
+            claims: prepared.claims.clone(),
+            objects: Vec::new(),
+            quantities: Vec::new(),
+            parties: BTreeMap::new(),
+            requests: prepared.requests.clone(),
+            finished_requests: prepared.finished_requests.clone(),
+            revised: prepared.revised.clone(),
+            unrated: Vec::new(),
+            mended: prepared.mended.clone(),
+            files: Vec::new(),
+        };
+        for (index, (share, lease)) in prepared.shares.iter().zip(&prepared.before).enumerate() {
+            self.stage_share(&mut commit, index, share, lease, prepared).await?;
+        }
+        crate::failpoint::pass("stage.after");
+        Ok(commit)
+    }
+
+    async fn stage_share(
+        &self,
+        commit: &mut RoundCommit,
+        index: usize,
+        share: &Share,
+        lease: &Lease,
+        prepared: &Prepared,
+    ) -> Result<(), WorkerError> {
+        let revision = prepared.after.get(index).map_or(0, |after| after.revision);
+        let mut of_revision: Vec<(Table, Second, String)> = Vec::new();
+        for (hour, rows) in &share.usage {
+            let rows: Vec<UsageRow> = match prepared.kind {
+                CommitKind::Live => rows.clone(),
+                CommitKind::Revision => rows.iter().map(|r| UsageRow { revision, ..r.clone() }).collect(),
+            };
+            let object = self.stage_usage(commit.attempt, lease, ObjectKind::Usage, Some(*hour), &rows).await?;
+            of_revision.push((Table::Usage, *hour, object.name.clone()));
+            commit.objects.push(object);
+        }
+        for (kind, rows) in [(ObjectKind::Late, &share.late), (ObjectKind::Away, &share.away)] {
+            if rows.is_empty() {
+                continue;
+            }
+            let object = self.stage_usage(commit.attempt, lease, kind, None, rows).await?;
+            for (_, _, home, from, to) in prepared.object_requests.iter().filter(|r| r.0 == index && r.1 == kind) {
+                commit.requests.push(Request {
+                    partition: home.clone(),
+                    scope: Scope::Object(object.name.clone()),
+                    from: *from,
+                    to: *to,
+                    cause: format!("{} readings", kind.name()),
+                });
+            }
+            commit.objects.push(object);
+        }
+        if !share.quarantine.is_empty() {
+            commit.objects.push(self.stage_quarantined(commit.attempt, lease, &share.quarantine).await?);
+        }
+        for (hour, rows) in &share.derived.rows {
+            let mut rows = rows.clone();
+            for row in &mut rows {
+                row.commit = commit.attempt.to_string();
+            }
+            rows.sort_by_cached_key(RatedRow::sort_key);
+            let object = self.stage_rated(commit.attempt, lease, *hour, &rows).await?;
+            commit.quantities.push(ObjectQuantities { object: object.name.clone(), added: added(&rows) });
+            of_revision.push((Table::Rated, *hour, object.name.clone()));
+            commit.objects.push(object);
+        }
+        commit.parties.extend(share.derived.parties.clone());
+        commit.unrated.extend(share.derived.unrated.clone());
+        if prepared.kind == CommitKind::Revision {
+            commit.files.extend(
+                of_revision.into_iter().map(|(table, hour, object)| (index, table, hour, revision, vec![object])),
+            );
+        }
+        Ok(())
+    }
+
+    async fn stage_usage(
+        &self,
+        attempt: Uuid,
+        lease: &Lease,
+        kind: ObjectKind,
+        hour: Option<Second>,
+        rows: &[UsageRow],
+    ) -> Result<Object, WorkerError> {
+        let from = rows.iter().map(|r| r.minute).min().unwrap_or(0) * SECONDS_PER_MINUTE;
+        let to = (rows.iter().map(|r| r.minute).max().unwrap_or(0) + 1) * SECONDS_PER_MINUTE;
+        let batch = usage::to_batch(rows.iter())?;
+        self.stage_batch(attempt, lease, kind, hour, (from, to), Table::Usage, &batch).await
+    }
+
+    async fn stage_rated(
+        &self,
+        attempt: Uuid,
+        lease: &Lease,
+        hour: Second,
+        rows: &[RatedRow],
+    ) -> Result<Object, WorkerError> {
+        let from = rows.iter().map(|r| r.window.from).min().unwrap_or(hour);
+        let to = rows.iter().map(|r| r.window.to).max().unwrap_or(hour);
+        let batch = rated::to_batch(rows)?;
+        self.stage_batch(attempt, lease, ObjectKind::Rated, Some(hour), (from, to), Table::Rated, &batch).await
+    }
+
+    async fn stage_quarantined(
+        &self,
+        attempt: Uuid,
+        lease: &Lease,
+        rows: &[QuarantineRow],
+    ) -> Result<Object, WorkerError> {
+        let seconds = |t: i64| hydrometer_schemas::time::second_of(t);
+        let from = rows.iter().map(|r| seconds(r.log_time)).min().unwrap_or(0);
+        let to = rows.iter().map(|r| seconds(r.log_time)).max().unwrap_or(0) + 1;
+        let batch = quarantine::to_batch(rows)?;
+        self.stage_batch(attempt, lease, ObjectKind::Quarantine, None, (from, to), Table::Quarantine, &batch).await
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    async fn stage_batch(
+        &self,
+        attempt: Uuid,
+        lease: &Lease,
+        kind: ObjectKind,
+        hour: Option<Second>,
+        (from, to): (Second, Second),
+        table: Table,
+        batch: &arrow::array::RecordBatch,
+    ) -> Result<Object, WorkerError> {
+        let name = StagedName { attempt: attempt.to_string(), partition: lease.partition.clone(), epoch: lease.epoch }
+            .write(kind, hour);
+        let bytes = parquet::encode(&name, table.schema(), batch, lease.epoch)?;
+        let staged = self.warehouse.stage(&name, bytes).await?;
+        crate::failpoint::pass("stage.object");
+        Ok(Object {
+            name,
+            kind,
+            partition: lease.partition.clone(),
+            hour,
+            from,
+            to,
+            rows: batch.num_rows() as i64,
+            bytes: staged.bytes as i64,
+            sha256: staged.sha256,
+        })
+    }
+
+    /// What a commit means for this worker's own memory.
+    fn committed(&mut self, prepared: &Prepared) {
+        self.summary.commits += 1;
+        self.summary.revised_windows += prepared.revised.len() as u64;
+        for (share, after) in prepared.shares.iter().zip(&prepared.after) {
+            self.summary.metered_minutes += share.usage.values().map(Vec::len).sum::<usize>() as u64;
+            self.summary.away_minutes += share.away.len() as u64;
+            self.summary.rated_records += share.derived.rows.values().map(Vec::len).sum::<usize>() as u64;
+            if let Some(stream) = self.streams.get_mut(&after.partition) {
+                let homes = stream.lease.homes;
+                stream.lease = Lease { round: after.round + 1, homes, ..after.clone() };
+                if prepared.kind == CommitKind::Live {
+                    stream.cut = Default::default();
+                    stream.evidence.forget_before(hydrometer_schemas::time::hour_floor(after.frontier));
+                }
+            }
+        }
+        for (server, (home, _)) in &prepared.claims {
+            self.homes.insert(server.clone(), home.clone());
+        }
+        if prepared.kind == CommitKind::Live {
+            let positions: Vec<(TopicPartition, i64)> =
+                prepared.after.iter().map(|l| (l.partition.clone(), l.position.next)).collect();
+            self.source.committed(&positions);
+            self.note_keys();
+        }
+    }
+}

@@ -1,0 +1,214 @@
+-- The commit point of Hydrometer: stream position, manifest, rating state, requests and outbox. The ledger has a schema of its own.
+-- Times: *_us are microseconds, *_s seconds since 1970 UTC. The stream compares and stores them as it computes them.
+
+CREATE SCHEMA IF NOT EXISTS hydrometer;
+
+-- One row per partition of a topic. `epoch` fences: it grows with every assignment, and a commit must match it.
+CREATE TABLE hydrometer.partition_lease (
+    topic         text    NOT NULL,
+    partition     integer NOT NULL,
+    role          text    NOT NULL CHECK (role IN ('telemetry', 'lifecycle')),
+    epoch         bigint  NOT NULL DEFAULT 0,
+    worker        text    NOT NULL DEFAULT '',
+    round         bigint  NOT NULL DEFAULT 0,      -- commits so far
+    attempt       uuid,                            -- the attempt that made the last commit: settles a lost reply to COMMIT
+    next          bigint  NOT NULL DEFAULT 0,      -- first offset not yet handled
+    replay_from   bigint  NOT NULL DEFAULT 0,      -- first offset that an open minute depends on
+    time_us       bigint  NOT NULL DEFAULT 0,      -- the partition's time at `next`
+    closed_until_s bigint NOT NULL DEFAULT 0,      -- every minute before it is closed
+    frontier_s    bigint  NOT NULL DEFAULT 0,      -- every window that ends by it is rated
+    homes         bigint  NOT NULL DEFAULT 0,      -- version of the homes that this partition owns
+    revision      integer NOT NULL DEFAULT 0,      -- rounds of revisions so far
+    PRIMARY KEY (topic, partition)
+);
+
+-- Where a server's minutes are written and its leases rated.
+CREATE TABLE hydrometer.home (
+    server     text    NOT NULL,
+    since_s    bigint  NOT NULL DEFAULT 0,
+    topic      text    NOT NULL,
+    partition  integer NOT NULL,
+    claimed_by text    NOT NULL,                   -- 'reading' or 'lease'
+    PRIMARY KEY (server, since_s)
+);
+
+-- One row per committed round: what it moved, for whom, and under which attempt.
+CREATE TABLE hydrometer.commit (
+    id         uuid PRIMARY KEY,                   -- the attempt's id
+    kind       text NOT NULL CHECK (kind IN ('live', 'revision', 'lifecycle')),
+    worker     text NOT NULL,
+    partitions jsonb NOT NULL,                     -- [{topic, partition, epoch, round, next_from, next_to, frontier_from, frontier_to}]
+    at         timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
+-- The version of all timelines; every lifecycle commit takes the next one while it holds the timeline lock exclusively,
+-- so whoever sees version n sees all that came before it.
+CREATE TABLE hydrometer.timeline (
+    singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
+    version bigint NOT NULL DEFAULT 0
+);
+INSERT INTO hydrometer.timeline DEFAULT VALUES;
+
+CREATE TABLE hydrometer.event (
+    source    text   NOT NULL,
+    id        text   NOT NULL,
+    time_s    bigint NOT NULL,
+    rank      smallint NOT NULL,
+    body      jsonb  NOT NULL,
+    version   bigint NOT NULL,                     -- the timeline version that brought it
+    verdict   text,                                -- why it is not applied; null when it is
+    topic     text   NOT NULL,
+    partition integer NOT NULL,
+    "offset"  bigint NOT NULL,
+    commit_id uuid   NOT NULL,
+    recorded_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (source, id)
+);
+CREATE INDEX event_version ON hydrometer.event (version);
+
+-- "Look at this stretch of history again." One row, however much it covers.
+CREATE TABLE hydrometer.request (
+    id        bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    topic     text    NOT NULL,
+    partition integer NOT NULL,                    -- whose owner derives it
+    scope     text    NOT NULL CHECK (scope IN ('server', 'object')),
+    subject   text    NOT NULL,                    -- a server, or the name of an object of late readings
+    from_s    bigint  NOT NULL,
+    to_s      bigint  NOT NULL,
+    cause     text    NOT NULL,
+    asked_by  uuid    NOT NULL,
+    done_by   uuid
+);
+CREATE INDEX request_open ON hydrometer.request (topic, partition) WHERE done_by IS NULL;
+
+-- A window that was rated again: one of two racing derivations wins.
+CREATE TABLE hydrometer.revision (
+    lease       text    NOT NULL,
+    window_start_s bigint NOT NULL,
+    window_end_s   bigint NOT NULL,
+    revision    integer NOT NULL,
+    commit_id   uuid    NOT NULL,
+    PRIMARY KEY (lease, window_start_s, window_end_s, revision)
+);
+
+-- The manifest of staged objects: written before the commit that names them, gone some time after their publication.
+CREATE TABLE hydrometer.object (
+    name      text PRIMARY KEY,
+    kind      text NOT NULL CHECK (kind IN ('usage', 'late', 'away', 'rated', 'quarantine')),
+    topic     text NOT NULL,
+    partition integer NOT NULL,
+    hour_s    bigint,                              -- null where an object spans hours (late, away, quarantine)
+    from_s    bigint NOT NULL,
+    to_s      bigint NOT NULL,
+    rows      bigint NOT NULL,
+    bytes     bigint NOT NULL,
+    sha256    text   NOT NULL,
+    commit_id uuid   NOT NULL,
+    retired_at timestamptz                         -- when everything it holds was published
+);
+CREATE INDEX object_hour ON hydrometer.object (topic, partition, kind, hour_s);
+CREATE INDEX object_commit ON hydrometer.object (commit_id);
+CREATE INDEX object_live ON hydrometer.object (kind) WHERE retired_at IS NULL;
+
+-- The files that readers glob. A row is owed from the commit that froze its list of objects; `published_at` says that it is there.
+CREATE TABLE hydrometer.file (
+    name      text PRIMARY KEY,
+    tbl       text NOT NULL CHECK (tbl IN ('usage', 'rated_usage', 'quarantine')),
+    topic     text NOT NULL,
+    partition integer NOT NULL,
+    hour_s    bigint NOT NULL,
+    revision  integer NOT NULL DEFAULT 0,
+    commit_id uuid NOT NULL,
+    epoch     bigint NOT NULL,
+    rows      bigint,
+    bytes     bigint,
+    sha256    text,
+    published_at timestamptz
+);
+CREATE INDEX file_owed ON hydrometer.file (topic, partition) WHERE published_at IS NULL;
+CREATE INDEX file_hour ON hydrometer.file (topic, partition, hour_s);
+
+CREATE TABLE hydrometer.file_object (
+    file   text NOT NULL REFERENCES hydrometer.file,
+    object text NOT NULL REFERENCES hydrometer.object,
+    PRIMARY KEY (file, object)
+);
+CREATE INDEX file_object_object ON hydrometer.file_object (object);
+
+-- The rating state: one row per contract, charge and period to lock, and its cells.
+CREATE TABLE hydrometer.rating_state (
+    contract text   NOT NULL,
+    charge   text   NOT NULL,
+    period_s bigint NOT NULL,
+    PRIMARY KEY (contract, charge, period_s)
+);
+CREATE TABLE hydrometer.rating_cell (
+    contract  text   NOT NULL,
+    charge    text   NOT NULL,
+    period_s  bigint NOT NULL,
+    version_from_s bigint NOT NULL,
+    price     numeric(38, 12) NOT NULL,
+    share     numeric(12, 6)  NOT NULL,
+    supplier  text   NOT NULL,
+    billed_s  bigint NOT NULL CHECK (billed_s >= 0),
+    paid_s    bigint NOT NULL CHECK (paid_s >= 0),
+    renter_amount   numeric(38, 9) NOT NULL,
+    supplier_amount numeric(38, 9) NOT NULL,
+    PRIMARY KEY (contract, charge, period_s, version_from_s, price, share, supplier)
+);
+
+-- What a commit changed in a cell, per partition and hour: with the staged quantities it gives every rated record its amount.
+CREATE TABLE hydrometer.rating_step (
+    object    text   NOT NULL REFERENCES hydrometer.object,
+    contract  text   NOT NULL,
+    charge    text   NOT NULL,
+    period_s  bigint NOT NULL,
+    version_from_s bigint NOT NULL,
+    price     numeric(38, 12) NOT NULL,
+    share     numeric(12, 6)  NOT NULL,
+    supplier  text   NOT NULL,
+    billed_before bigint NOT NULL,
+    billed_after  bigint NOT NULL,
+    paid_before   bigint NOT NULL,
+    paid_after    bigint NOT NULL,
+    renter_before   numeric(38, 9) NOT NULL,
+    renter_after    numeric(38, 9) NOT NULL,
+    supplier_before numeric(38, 9) NOT NULL,
+    supplier_after  numeric(38, 9) NOT NULL,
+    transaction uuid NOT NULL,
+    PRIMARY KEY (object, contract, charge, period_s, version_from_s, price, share, supplier)
+);
+
+-- What could not be rated: it stops nothing and is asked for again by the event that mends it.
+CREATE TABLE hydrometer.unrated (
+    lease       text   NOT NULL,
+    slot        integer NOT NULL,
+    from_s      bigint NOT NULL,
+    to_s        bigint NOT NULL,
+    reason      text   NOT NULL,
+    commit_id   uuid   NOT NULL,
+    mended_by   uuid,
+    PRIMARY KEY (lease, slot, from_s, to_s, commit_id)
+);
+
+-- Messages for gpu.billing.events; readers advance by transaction id below pg_snapshot_xmin, never by sequence.
+CREATE TABLE hydrometer.outbox (
+    id        uuid PRIMARY KEY,
+    xid       xid8 NOT NULL DEFAULT pg_current_xact_id(),
+    type      text NOT NULL,
+    subject   text NOT NULL,
+    time      timestamptz NOT NULL,
+    data      jsonb NOT NULL
+);
+CREATE INDEX outbox_xid ON hydrometer.outbox (xid);
+
+-- The application reads and writes the state of the stream; history it may only add to.
+GRANT USAGE ON SCHEMA hydrometer TO {app_role};
+GRANT SELECT ON ALL TABLES IN SCHEMA hydrometer TO {app_role};
+GRANT INSERT ON ALL TABLES IN SCHEMA hydrometer TO {app_role};
+GRANT UPDATE ON hydrometer.partition_lease, hydrometer.timeline, hydrometer.rating_state, hydrometer.rating_cell TO {app_role};
+GRANT UPDATE (done_by) ON hydrometer.request TO {app_role};
+GRANT UPDATE (verdict) ON hydrometer.event TO {app_role};
+GRANT UPDATE (retired_at) ON hydrometer.object TO {app_role};
+GRANT UPDATE (rows, bytes, sha256, published_at) ON hydrometer.file TO {app_role};
+GRANT UPDATE (mended_by) ON hydrometer.unrated TO {app_role};

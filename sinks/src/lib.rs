@@ -1,0 +1,67 @@
+//! How it lasts: the Parquet warehouse on an object store.
+//!
+//! * [`store`]: durable staging, publication under deterministic names, reading by name
+//! * [`parquet`]: record batches to bytes and back
+//! * [`usage`], [`rated`], [`quarantine`]: the rows of the tables, and how staged rows become a published file
+//!
+//! Nothing here decides what is true; that is the commit's manifest in Postgres. This crate only does as it is named there.
+
+pub mod parquet;
+pub mod quarantine;
+pub mod rated;
+pub mod store;
+pub mod usage;
+
+pub use store::{Staged, Warehouse};
+
+#[derive(Debug, thiserror::Error)]
+pub enum SinkError {
+    #[error(
+        "the warehouse address {url:?} cannot be used: {detail}. Expected a folder, file:///folder or s3://bucket/prefix"
+    )]
+    Address { url: String, detail: String },
+    #[error("cannot {doing} {name} in the warehouse: {source}{}", hint(.source))]
+    Store { doing: &'static str, name: String, source: object_store::Error },
+    #[error("cannot {doing} {path} on this machine: {source}{}", io_hint(.source))]
+    Io { doing: &'static str, path: String, source: std::io::Error },
+    #[error("the Parquet object {name} cannot be {doing}: {detail}")]
+    Parquet { doing: &'static str, name: String, detail: String },
+    #[error("{name} does not hold what the manifest says: expected sha256 {expected}, found {found}")]
+    Checksum { name: String, expected: String, found: String },
+    #[error("rated records do not fit their steps: {detail}")]
+    Amounts { detail: String },
+}
+
+fn hint(source: &object_store::Error) -> &'static str {
+    match source {
+        object_store::Error::PermissionDenied { .. } => {
+            ". Hint: give this user the right to write there, or name another folder"
+        }
+        object_store::Error::Unauthenticated { .. } => {
+            ". Hint: check the credentials (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY)"
+        }
+        object_store::Error::NotFound { .. } => ". Hint: is this the warehouse that belongs to this database?",
+        _ => "",
+    }
+}
+
+fn io_hint(source: &std::io::Error) -> &'static str {
+    match source.kind() {
+        std::io::ErrorKind::PermissionDenied => {
+            ". Hint: give this user the right to write there, or name another folder"
+        }
+        std::io::ErrorKind::StorageFull => {
+            ". Hint: free some space; nothing was committed, the stream goes on from where it was"
+        }
+        std::io::ErrorKind::NotADirectory | std::io::ErrorKind::AlreadyExists => {
+            ". Hint: a file stands where a folder should be"
+        }
+        _ => "",
+    }
+}
+
+impl From<hydrometer_rating::money::MoneyError> for SinkError {
+    fn from(error: hydrometer_rating::money::MoneyError) -> Self {
+        SinkError::Amounts { detail: error.to_string() }
+    }
+}

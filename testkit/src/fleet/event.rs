@@ -1,0 +1,115 @@
+//! Lifecycle events as the testkit writes them: CloudEvents 1.0 in structured JSON.
+
+use serde::{Deserialize, Serialize};
+
+use super::time::rfc3339;
+
+/// One lifecycle event. `source` and `id` together are its identity.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    pub source: String,
+    pub id: String,
+    /// Its own time, in microseconds; it counts from the second into which it falls.
+    pub time_us: i64,
+    #[serde(flatten)]
+    pub kind: EventKind,
+}
+
+/// What happened. The order of the variants is the order of events within a second.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", content = "data")]
+pub enum EventKind {
+    #[serde(rename = "gpu.server.registered")]
+    ServerRegistered { server: String, supplier: String, slots: u32 },
+    #[serde(rename = "gpu.gpu.registered")]
+    GpuRegistered { server: String, slot: u32, gpu: String },
+    #[serde(rename = "gpu.gpu.replaced")]
+    GpuReplaced { server: String, slot: u32, old: String, new: String },
+    #[serde(rename = "gpu.lease.started")]
+    LeaseStarted { lease: String, contract: String, server: String, slots: Vec<u32> },
+    #[serde(rename = "gpu.lease.suspended")]
+    LeaseSuspended { lease: String },
+    #[serde(rename = "gpu.lease.resumed")]
+    LeaseResumed { lease: String },
+    #[serde(rename = "gpu.lease.ended")]
+    LeaseEnded { lease: String },
+    #[serde(rename = "gpu.outage.opened")]
+    OutageOpened {
+        outage: String,
+        server: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        slots: Option<Vec<u32>>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        fault: Option<Party>,
+    },
+    #[serde(rename = "gpu.outage.closed")]
+    OutageClosed {
+        outage: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        fault: Option<Party>,
+    },
+    #[serde(rename = "gpu.contract.applied")]
+    ContractApplied {
+        contract: String,
+        renter: String,
+        currency: String,
+        price_per_gpu_hour: String,
+        supplier_share_percent: String,
+        rating_window: RatingWindow,
+    },
+    #[serde(rename = "gpu.price.changed")]
+    PriceChanged { contract: String, price_per_gpu_hour: String },
+}
+
+/// Who is at fault for an outage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Party {
+    Supplier,
+    Platform,
+    Renter,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RatingWindow {
+    Hour,
+    Minute,
+}
+
+impl Event {
+    /// The message as it travels.
+    pub fn to_json(&self) -> Result<Vec<u8>, serde_json::Error> {
+        #[derive(Serialize)]
+        struct CloudEvent<'a> {
+            specversion: &'static str,
+            id: &'a str,
+            source: &'a str,
+            time: String,
+            #[serde(flatten)]
+            kind: &'a EventKind,
+        }
+        serde_json::to_vec(&CloudEvent {
+            specversion: "1.0",
+            id: &self.id,
+            source: &self.source,
+            time: rfc3339(self.time_us),
+            kind: &self.kind,
+        })
+    }
+
+    /// What the event is about, the key of its message.
+    pub fn subject(&self) -> &str {
+        match &self.kind {
+            EventKind::ServerRegistered { server, .. }
+            | EventKind::GpuRegistered { server, .. }
+            | EventKind::GpuReplaced { server, .. } => server,
+            EventKind::LeaseStarted { lease, .. }
+            | EventKind::LeaseSuspended { lease }
+            | EventKind::LeaseResumed { lease }
+            | EventKind::LeaseEnded { lease } => lease,
+            EventKind::OutageOpened { outage, .. } | EventKind::OutageClosed { outage, .. } => outage,
+            EventKind::ContractApplied { contract, .. } | EventKind::PriceChanged { contract, .. } => contract,
+        }
+    }
+}

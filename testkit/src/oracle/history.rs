@@ -1,0 +1,311 @@
+//! What the events say, applied one by one in their own order.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use super::OracleError;
+use crate::fleet::{Event, EventKind, Party};
+
+/// An event that contradicts the others, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    pub source: String,
+    pub id: String,
+    pub reason: String,
+}
+
+#[derive(Default)]
+pub(super) struct History {
+    pub(super) servers: BTreeMap<String, Server>,
+    pub(super) leases: Vec<Lease>,
+    pub(super) contracts: BTreeMap<String, Contract>,
+    pub(super) refused: Vec<Refusal>,
+}
+
+pub(super) struct Server {
+    pub(super) supplier: String,
+    slots: u32,
+    /// Which GPU sits in a slot from a second on, in order.
+    seats: Vec<(u32, i64, String)>,
+    outages: Vec<Outage>,
+}
+
+struct Outage {
+    id: String,
+    slots: Option<Vec<u32>>,
+    from: i64,
+    to: Option<i64>,
+    fault: Option<Party>,
+}
+
+pub(super) struct Lease {
+    pub(super) id: String,
+    pub(super) contract: String,
+    pub(super) server: String,
+    pub(super) slots: Vec<u32>,
+    pub(super) from: i64,
+    pub(super) to: Option<i64>,
+    suspensions: Vec<(i64, Option<i64>)>,
+}
+
+pub(super) struct Contract {
+    pub(super) renter: String,
+    pub(super) currency: String,
+    pub(super) share_e6: i128,
+    /// Price per GPU-hour in 10⁻¹², from a second on, in order.
+    prices_e12: Vec<(i64, i128)>,
+}
+
+impl Server {
+    pub(super) fn seated(&self, slot: u32, second: i64) -> Option<&str> {
+        let mut seats = self.seats.iter().rev();
+        seats.find(|(other, from, _)| *other == slot && *from <= second).map(|(_, _, gpu)| gpu.as_str())
+    }
+
+    /// The fault of the outage that covers a slot; the outer None: there is no outage.
+    pub(super) fn outage(&self, slot: u32, second: i64) -> Option<Option<Party>> {
+        let mut outages = self.outages.iter();
+        outages
+            .find(|outage| {
+                let covers_slot = outage.slots.as_ref().is_none_or(|all| all.contains(&slot));
+                covers_slot && within(outage.from, outage.to, second)
+            })
+            .map(|outage| outage.fault)
+    }
+}
+
+impl Lease {
+    pub(super) fn is_suspended(&self, second: i64) -> bool {
+        self.suspensions.iter().any(|&(from, to)| within(from, to, second))
+    }
+}
+
+impl Contract {
+    pub(super) fn price(&self, second: i64) -> i128 {
+        let mut versions = self.prices_e12.iter().rev();
+        versions.find(|(from, _)| *from <= second).map_or(0, |(_, price)| *price)
+    }
+}
+
+fn within(from: i64, to: Option<i64>, second: i64) -> bool {
+    from <= second && to.is_none_or(|to| second < to)
+}
+
+impl History {
+    pub(super) fn of(mut events: Vec<Event>) -> Result<Self, OracleError> {
+        events.sort_by_key(|event| {
+            let Event { source, id, .. } = event;
+            (second_of(event), rank(event), source.clone(), id.clone())
+        });
+        let mut history = History::default();
+        let mut known = BTreeSet::new();
+        for event in events {
+            if !known.insert((event.source.clone(), event.id.clone())) {
+                continue;
+            }
+            if let Err(reason) = history.apply(second_of(&event), event.kind)? {
+                history.refused.push(Refusal { source: event.source, id: event.id, reason: reason.to_owned() });
+            }
+        }
+        Ok(history)
+    }
+
+    fn apply(&mut self, second: i64, kind: EventKind) -> Result<Result<(), &'static str>, OracleError> {
+        Ok(match kind {
+            EventKind::ContractApplied {
+                contract,
+                renter,
+                currency,
+                price_per_gpu_hour,
+                supplier_share_percent,
+                rating_window: _,
+            } => {
+                let terms = Contract {
+                    renter,
+                    currency,
+                    share_e6: decimal(&supplier_share_percent, 6)?,
+                    prices_e12: vec![(second, decimal(&price_per_gpu_hour, 12)?)],
+                };
+                match self.contracts.get(&contract) {
+                    Some(_) => Err("the contract is in force"),
+                    None => {
+                        self.contracts.insert(contract, terms);
+                        Ok(())
+                    }
+                }
+            }
+            EventKind::PriceChanged { contract, price_per_gpu_hour } => {
+                let price = decimal(&price_per_gpu_hour, 12)?;
+                match self.contracts.get_mut(&contract) {
+                    Some(contract) => {
+                        contract.prices_e12.push((second, price));
+                        Ok(())
+                    }
+                    None => Err("no such contract"),
+                }
+            }
+            EventKind::OutageClosed { outage, fault } => self.close_outage(second, &outage, fault),
+            EventKind::LeaseStarted { lease, contract, server, slots } => self.start_lease(Lease {
+                id: lease,
+                contract,
+                server,
+                slots,
+                from: second,
+                to: None,
+                suspensions: Vec::new(),
+            }),
+            EventKind::LeaseSuspended { lease } => self.on_lease(&lease, |lease| {
+                match lease.suspensions.last() {
+                    Some((_, None)) => return Err("the lease is suspended"),
+                    _ => lease.suspensions.push((second, None)),
+                }
+                Ok(())
+            }),
+            EventKind::LeaseResumed { lease } => self.on_lease(&lease, |lease| {
+                match lease.suspensions.last_mut() {
+                    Some((_, to @ None)) => *to = Some(second),
+                    _ => return Err("the lease is not suspended"),
+                }
+                Ok(())
+            }),
+            EventKind::LeaseEnded { lease } => self.on_lease(&lease, |lease| {
+                lease.to = Some(second);
+                Ok(())
+            }),
+            EventKind::ServerRegistered { server, supplier, slots } => match self.servers.get(&server) {
+                Some(_) => Err("the server is registered"),
+                None => {
+                    let registered = Server { supplier, slots, seats: Vec::new(), outages: Vec::new() };
+                    self.servers.insert(server, registered);
+                    Ok(())
+                }
+            },
+            EventKind::GpuRegistered { server, slot, gpu } => match self.servers.get_mut(&server) {
+                None => Err("no such server"),
+                Some(server) if slot >= server.slots => Err("no such slot"),
+                Some(server) if server.seated(slot, second).is_some() => Err("the slot is taken"),
+                Some(server) => {
+                    server.seats.push((slot, second, gpu));
+                    Ok(())
+                }
+            },
+            EventKind::GpuReplaced { server, slot, old, new } => match self.servers.get_mut(&server) {
+                None => Err("no such server"),
+                Some(server) if server.seated(slot, second) != Some(&old) => Err("the old GPU does not sit there"),
+                Some(server) => {
+                    server.seats.push((slot, second, new));
+                    Ok(())
+                }
+            },
+            EventKind::OutageOpened { outage, server, slots, fault } => {
+                let mut all = self.servers.values().flat_map(|server| &server.outages);
+                if all.any(|other| other.id == outage) {
+                    return Ok(Err("the outage has been opened"));
+                }
+                match self.servers.get_mut(&server) {
+                    None => Err("no such server"),
+                    Some(server) => {
+                        server.outages.push(Outage { id: outage, slots, from: second, to: None, fault });
+                        Ok(())
+                    }
+                }
+            }
+        })
+    }
+
+    fn start_lease(&mut self, lease: Lease) -> Result<(), &'static str> {
+        let Some(server) = self.servers.get(&lease.server) else {
+            return Err("no such server");
+        };
+        if !self.contracts.contains_key(&lease.contract) {
+            return Err("no such contract");
+        }
+        if self.leases.iter().any(|other| other.id == lease.id) {
+            return Err("the lease has been started");
+        }
+        if lease.slots.is_empty() || lease.slots.iter().any(|&slot| slot >= server.slots) {
+            return Err("no such slot");
+        }
+        let is_taken = self.leases.iter().any(|other| {
+            other.to.is_none()
+                && other.server == lease.server
+                && other.slots.iter().any(|slot| lease.slots.contains(slot))
+        });
+        if is_taken {
+            return Err("a slot is leased");
+        }
+        self.leases.push(lease);
+        Ok(())
+    }
+
+    fn on_lease(
+        &mut self,
+        lease: &str,
+        change: impl FnOnce(&mut Lease) -> Result<(), &'static str>,
+    ) -> Result<(), &'static str> {
+        match self.leases.iter_mut().find(|other| other.id == lease) {
+            None => Err("no such lease"),
+            Some(lease) if lease.to.is_some() => Err("the lease has ended"),
+            Some(lease) => change(lease),
+        }
+    }
+
+    fn close_outage(&mut self, second: i64, outage: &str, fault: Option<Party>) -> Result<(), &'static str> {
+        let mut all = self.servers.values_mut().flat_map(|it| &mut it.outages);
+        match all.find(|other| other.id == outage) {
+            None => Err("no such outage"),
+            Some(outage) if outage.to.is_some() => Err("the outage has been closed"),
+            Some(outage) => {
+                outage.to = Some(second);
+                outage.fault = fault.or(outage.fault);
+                Ok(())
+            }
+        }
+    }
+}
+
+fn second_of(event: &Event) -> i64 {
+    event.time_us.div_euclid(1_000_000)
+}
+
+/// The order of events within a second.
+fn rank(event: &Event) -> u8 {
+    match event.kind {
+        EventKind::ServerRegistered { .. } => 0,
+        EventKind::GpuRegistered { .. } => 1,
+        EventKind::GpuReplaced { .. } => 2,
+        EventKind::LeaseStarted { .. } => 3,
+        EventKind::LeaseSuspended { .. } => 4,
+        EventKind::LeaseResumed { .. } => 5,
+        EventKind::LeaseEnded { .. } => 6,
+        EventKind::OutageOpened { .. } => 7,
+        EventKind::OutageClosed { .. } => 8,
+        EventKind::ContractApplied { .. } => 9,
+        EventKind::PriceChanged { .. } => 10,
+    }
+}
+
+/// `"2.50"` as an integer in units of 10 to the power of minus `places`.
+fn decimal(text: &str, places: usize) -> Result<i128, OracleError> {
+    let refuse = || OracleError::Decimal(text.to_owned(), places);
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+    let is_number = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
+    if whole.is_empty() || !is_number(whole) || !is_number(fraction) || fraction.len() > places {
+        return Err(refuse());
+    }
+    format!("{whole}{fraction:0<places$}").parse().map_err(|_| refuse())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_decimals_exactly() {
+        assert_eq!(decimal("2.50", 12).unwrap(), 2_500_000_000_000);
+        assert_eq!(decimal("66.666667", 6).unwrap(), 66_666_667);
+        assert!(decimal("1.0000001", 6).is_err());
+        assert!(decimal("-1", 6).is_err());
+    }
+}
