@@ -75,7 +75,7 @@ pub struct TableInfo {
     pub name: String,
     /// `warehouse`, `view`, `ledger` or `commit point`.
     pub kind: &'static str,
-    pub about: String,
+    pub about: &'static str,
 }
 
 /// Everything as of one moment.
@@ -145,8 +145,8 @@ impl Cut {
         self.tables.contains_key(name)
     }
 
-    fn describe(&mut self, name: &str, kind: &'static str, about: &str) {
-        let info = TableInfo { name: name.to_owned(), kind, about: about.to_owned() };
+    fn describe(&mut self, name: &str, kind: &'static str, about: &'static str) {
+        let info = TableInfo { name: name.to_owned(), kind, about };
         self.tables.insert(name.to_owned(), info);
     }
 
@@ -170,7 +170,7 @@ impl Cut {
             let name = table.name().to_owned();
             let (kind, about) = (table.kind(), table.about());
             self.context.register_table(name.as_str(), Arc::new(table))?;
-            self.describe(&name, kind, &about);
+            self.describe(&name, kind, about);
         }
         Ok(())
     }

@@ -48,9 +48,10 @@ impl Subject {
         }
         Uuid::parse_str(text).map(Subject::Transaction).map_err(|_| CutError::Refused {
             what: format!("{text:?} is nothing that can be explained"),
-            hint: "give a record's id (16 hexadecimal digits), a ledger transaction's id (a UUID), or lease:NAME[@TIME]; \
+            hint:
+                "give a record's id (16 hexadecimal digits), a ledger transaction's id (a UUID), or lease:NAME[@TIME]; \
                    `hydrometer sql \"SELECT record, renter_amount FROM rated_usage LIMIT 5\"` shows some records"
-                .to_owned(),
+                    .to_owned(),
         })
     }
 
@@ -70,7 +71,10 @@ impl Subject {
 
 /// RFC 3339, or UTC without its end: `2026-03-01T10:20`.
 pub fn read_time(text: &str) -> Option<Second> {
-    ["", "Z", ":00Z", ":00:00Z", "T00:00:00Z"].iter().find_map(|end| parse_rfc3339(&format!("{text}{end}"))).map(second_of)
+    ["", "Z", ":00Z", ":00:00Z", "T00:00:00Z"]
+        .iter()
+        .find_map(|end| parse_rfc3339(&format!("{text}{end}")))
+        .map(second_of)
 }
 
 /// Explains a record, a transaction or a lease.
@@ -109,7 +113,10 @@ mod tests {
         let at = read_time("2026-03-01T10:20:00Z");
         assert!(at.is_some());
         for time in ["2026-03-01T10:20", "2026-03-01T10:20:00", "2026-03-01T11:20:00+01:00"] {
-            assert_eq!(Subject::parse(&format!("lease:a@b@{time}")).unwrap(), Subject::Lease { lease: "a@b".into(), at });
+            assert_eq!(
+                Subject::parse(&format!("lease:a@b@{time}")).unwrap(),
+                Subject::Lease { lease: "a@b".into(), at }
+            );
         }
         for wrong in ["", "xyz", "00ff", "lease:l@yesterday"] {
             assert!(Subject::parse(wrong).unwrap_err().to_string().contains("Hint"), "{wrong}");

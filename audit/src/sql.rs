@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use arrow::array::{RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema};
-use datafusion::prelude::SQLOptions;
 use datafusion::common::TableReference;
+use datafusion::prelude::SQLOptions;
 use datafusion::sql::parser::{DFParser, Statement};
 use datafusion::sql::sqlparser::ast::Statement as Sql;
 
@@ -24,7 +24,12 @@ pub async fn sql(cut: &Cut, query: &str) -> Result<Vec<RecordBatch>, CutError> {
     for table in state.resolve_table_references(&statement)? {
         known(cut, &table)?;
     }
-    let plan = state.statement_to_plan(statement).await?;
+    let plan = state.statement_to_plan(statement).await.map_err(|e| {
+        refused(
+            e.strip_backtrace(),
+            "DESCRIBE TABLE shows the columns; a name like offset or commit is written \"offset\"",
+        )
+    })?;
     SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false).verify_plan(&plan)?;
     let frame = cut.context().execute_logical_plan(plan).await?;
     let schema = Arc::new(frame.schema().as_arrow().clone());
@@ -36,8 +41,9 @@ pub async fn sql(cut: &Cut, query: &str) -> Result<Vec<RecordBatch>, CutError> {
 }
 
 fn parse(query: &str) -> Result<Statement, CutError> {
-    let mut statements: VecDeque<Statement> = DFParser::parse_sql(query)
-        .map_err(|e| refused(format!("this is no SQL: {}", e.strip_backtrace()), "for example: SELECT * FROM revenue"))?;
+    let mut statements: VecDeque<Statement> = DFParser::parse_sql(query).map_err(|e| {
+        refused(format!("this is no SQL: {}", e.strip_backtrace()), "for example: SELECT * FROM revenue")
+    })?;
     match (statements.pop_front(), statements.len()) {
         (Some(statement), 0) => Ok(statement),
         (None, _) => Err(refused("there is no query", "for example: SELECT * FROM revenue")),
@@ -71,7 +77,8 @@ fn check(statement: &Statement) -> Result<(), CutError> {
 /// A table's name that the cut has; otherwise an error that lists those that it has.
 fn known(cut: &Cut, table: &TableReference) -> Result<(), CutError> {
     let plain = matches!(table, TableReference::Bare { .. });
-    if table.schema() == Some("information_schema") || (plain && cut.has_table(table.table())) {
+    let function = cut.context().state_ref().read().table_functions().contains_key(table.table());
+    if table.schema() == Some("information_schema") || (plain && (function || cut.has_table(table.table()))) {
         return Ok(());
     }
     let joined = table.schema().map(|schema| format!("{schema}_{}", table.table())).unwrap_or_default();
@@ -92,7 +99,7 @@ fn show_tables(cut: &Cut) -> Result<RecordBatch, CutError> {
         vec![
             Arc::new(StringArray::from_iter_values(cut.tables().map(|t| &t.name))),
             Arc::new(StringArray::from_iter_values(cut.tables().map(|t| t.kind))),
-            Arc::new(StringArray::from_iter_values(cut.tables().map(|t| &t.about))),
+            Arc::new(StringArray::from_iter_values(cut.tables().map(|t| t.about))),
         ],
     )?)
 }

@@ -68,8 +68,8 @@ pub async fn verify(database_url: &str, warehouse: &Warehouse, tell: Tell<'_>) -
         .map_err(database("taking a snapshot"))?;
     let mut report = Report::default();
 
-    let (history, events) = history::check(&db, &mut report).await?;
-    let facts = facts::Facts::load(&db, history, events).await?;
+    let history = history::check(&db, &mut report).await?;
+    let facts = facts::Facts::load(&db, history).await?;
     commits::check(&db, &mut report).await?;
     let missing = manifest::check(&facts, warehouse, &listed, &mut report, tell).await?;
     let sums = hours::check(&db, warehouse, &facts, &mut report, tell).await?;

@@ -51,6 +51,8 @@ pub struct PartitionWindow {
     handled_before: i64,
     /// Minutes before it were closed by commits before this worker came.
     closed_before: Minute,
+    /// Where reading has got to; until it reaches `handled_before` the open minutes are not all rebuilt.
+    read_until: i64,
     readings: Readings,
     counts: Counts,
 }
@@ -116,6 +118,7 @@ impl PartitionWindow {
             position,
             handled_before: position.next,
             closed_before: position.closed_until,
+            read_until: position.replay_from,
             readings: Readings::default(),
             counts: Counts::default(),
             limits,
@@ -128,7 +131,12 @@ impl PartitionWindow {
     }
 
     /// Where the stream stands: to be committed with the next cut.
+    ///
+    /// While the open minutes are still being rebuilt, they depend on all that is yet to be read again.
     pub fn position(&self) -> Position {
+        if self.read_until < self.handled_before {
+            return self.position;
+        }
         let open = self.open.values().map(|open| open.first_offset).min();
         Position { replay_from: open.unwrap_or(self.position.next), ..self.position }
     }
@@ -172,6 +180,7 @@ impl PartitionWindow {
         let folded = self.fold(&readings);
         self.readings = readings;
         self.position.next = self.position.next.max(batch.next);
+        self.read_until = self.read_until.max(batch.next);
         folded
     }
 

@@ -16,9 +16,7 @@ use futures::TryStreamExt;
 use hydrometer_pipeline::store::timeline;
 use hydrometer_rating::classes::mask;
 use hydrometer_rating::history::{History, ServerTimeline, Span};
-use hydrometer_schemas::time::{
-    MICROS_PER_MINUTE, MICROS_PER_SECOND, Minute, SECONDS_PER_MINUTE, Second, hour_floor,
-};
+use hydrometer_schemas::time::{MICROS_PER_MINUTE, MICROS_PER_SECOND, Minute, SECONDS_PER_MINUTE, Second, hour_floor};
 use hydrometer_schemas::warehouse::Table;
 use hydrometer_sinks::usage::Columns;
 
@@ -131,8 +129,10 @@ impl TableProvider for LeakageTable {
         let leased = self.leased().await.map_err(external)?;
         let usage = WarehouseTable::new(self.source.clone(), Table::Usage);
         let schema = usage.schema();
-        let needed =
-            ["server", "gpu", "minute", "present"].iter().map(|name| schema.index_of(name)).collect::<Result<_, _>>()?;
+        let needed = ["server", "gpu", "minute", "present"]
+            .iter()
+            .map(|name| schema.index_of(name))
+            .collect::<Result<_, _>>()?;
         let mut stream = execute_stream(usage.scan(state, Some(&needed), &[], None).await?, state.task_ctx())?;
         let mut hours = Hours::new();
         while let Some(batch) = stream.try_next().await? {
@@ -167,7 +167,8 @@ mod tests {
         };
         let leased = leased_gpus(&timeline);
         let all = (1u64 << 60) - 1;
-        let leaks = |gpu: &str, minute| uncovered(all, leased.get(gpu).map_or(&[][..], Vec::as_slice), minute).count_ones();
+        let leaks =
+            |gpu: &str, minute| uncovered(all, leased.get(gpu).map_or(&[][..], Vec::as_slice), minute).count_ones();
         assert_eq!(leaks("a", 0), 10, "before the lease; its suspension is no leak");
         assert_eq!(leaks("a", 1), 30, "after it left the slot");
         assert_eq!(leaks("b", 0), 60, "a slot that is not leased");

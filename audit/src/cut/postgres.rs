@@ -27,6 +27,29 @@ const BATCH_ROWS: usize = 8_192;
 /// that repeat its rows up to a thousand times, cannot wrap (DataFusion's sums would do so silently).
 const SUM_MAX: i128 = i128::MAX / 1_000;
 
+/// What the tables hold, by their names in SQL.
+const ABOUT: [(&str, &str); 19] = [
+    ("ledger_account", "accounts: type, party, purpose and currency"),
+    ("ledger_balance", "debits and credits of each account so far"),
+    ("ledger_transaction", "transactions: what was posted, when it counts, when it was booked, what it corrects"),
+    ("ledger_transfer", "transfers: one amount from a debit to a credit account"),
+    ("commit", "committed rounds: by whom, when, and from and to which offsets and frontiers"),
+    ("event", "lifecycle events with their verdict and the offset that they came from"),
+    ("file", "the manifest: published files, and those that are owed"),
+    ("file_object", "the manifest: which staged objects a file is made of"),
+    ("object", "the manifest: staged objects"),
+    ("home", "the partition in which a server is rated"),
+    ("outbox", "messages for the billing topic"),
+    ("partition_lease", "partitions: owner, epoch, offsets, frontier"),
+    ("rating_cell", "cumulative seconds and amounts per contract, month, price version and supplier"),
+    ("rating_state", "the locks of the rating cells"),
+    ("rating_step", "what each commit changed in a rating cell, and the transaction that books it"),
+    ("request", "stretches of history to be derived again"),
+    ("revision", "windows that were rated again"),
+    ("timeline", "the version of all timelines"),
+    ("unrated", "leased time that could not be rated, and why"),
+];
+
 /// How a column's type is read and shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
@@ -170,11 +193,16 @@ impl PostgresTable {
         if self.schema_name == "ledger" { "ledger" } else { "commit point" }
     }
 
-    pub fn about(&self) -> String {
-        format!("the table {}.{} of the database", self.schema_name, self.table_name)
+    pub fn about(&self) -> &'static str {
+        ABOUT.iter().find(|(name, _)| *name == self.name).map_or("a table of the database", |(_, about)| about)
     }
 
-    async fn load(&self, columns: &[Column], schema: SchemaRef, limit: Option<usize>) -> Result<Vec<RecordBatch>, CutError> {
+    async fn load(
+        &self,
+        columns: &[Column],
+        schema: SchemaRef,
+        limit: Option<usize>,
+    ) -> Result<Vec<RecordBatch>, CutError> {
         // A row count needs rows, so something is always selected.
         let list: Vec<String> = columns.iter().map(|c| c.kind.select(&c.name)).collect();
         let list = if list.is_empty() { "1".to_owned() } else { list.join(", ") };
@@ -265,7 +293,10 @@ impl PostgresTable {
 
     fn too_large(&self, column: &str) -> CutError {
         CutError::Refused {
-            what: format!("the amounts in {column} of {} are so large that sums over them might not fit 128 bits", self.name),
+            what: format!(
+                "the amounts in {column} of {} are so large that sums over them might not fit 128 bits",
+                self.name
+            ),
             hint: "ask the database itself, whose numeric has no such bound".to_owned(),
         }
     }
@@ -327,7 +358,9 @@ mod tests {
         assert_eq!(Kind::of("numeric", 4 + (12 << 16 | 6)), Kind::Decimal(12, 6));
         assert_eq!(Kind::of("numeric", -1), Kind::Text, "without a scale there is none to convert to");
         assert_eq!(Kind::of("numeric", 4 + (50 << 16 | 9)), Kind::Text);
-        for (name, kind) in [("int8", Kind::Int64), ("timestamptz", Kind::Timestamp), ("jsonb", Kind::Text), ("uuid", Kind::Text)] {
+        for (name, kind) in
+            [("int8", Kind::Int64), ("timestamptz", Kind::Timestamp), ("jsonb", Kind::Text), ("uuid", Kind::Text)]
+        {
             assert_eq!(Kind::of(name, -1), kind);
         }
         assert_eq!(Kind::Text.select("a\"b"), "\"a\"\"b\"::text");

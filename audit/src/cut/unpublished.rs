@@ -3,10 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use arrow::array::RecordBatch;
+use datafusion::object_store;
 use hydrometer_pipeline::publish::{quarantine_rows, rated_rows, usage_rows};
 use hydrometer_pipeline::source::TopicPartition;
 use hydrometer_pipeline::store::manifest::{self, Object, ObjectKind};
 use hydrometer_pipeline::store::timeline;
+use hydrometer_pipeline::worker::WorkerError;
 use hydrometer_schemas::time::{SECONDS_PER_MINUTE, Second, hour_floor};
 use hydrometer_schemas::warehouse::Table;
 use hydrometer_sinks::rated::{self, RatedRow};
@@ -21,8 +23,7 @@ use super::warehouse::Source;
 /// are retired, so membership in a published file decides, not retirement. Late and away objects may be in the files of some hours
 /// and not of others; what of them is published is taken out bit by bit.
 pub async fn objects(client: &Client) -> Result<Vec<Object>, CutError> {
-    let kinds =
-        [ObjectKind::Usage, ObjectKind::Late, ObjectKind::Away, ObjectKind::Rated, ObjectKind::Quarantine];
+    let kinds = [ObjectKind::Usage, ObjectKind::Late, ObjectKind::Away, ObjectKind::Rated, ObjectKind::Quarantine];
     let live = manifest::unpublished_objects(client, &kinds).await?;
     let rows = client
         .query(
@@ -117,12 +118,9 @@ fn remainder(staged: BTreeMap<UsageKey, UsageRow>, published: &BTreeMap<UsageKey
 }
 
 /// A cut that is kept for longer than the grace period of staged objects can lose them.
-fn stale(error: hydrometer_pipeline::worker::WorkerError) -> CutError {
-    let missing = matches!(
-        &error,
-        hydrometer_pipeline::worker::WorkerError::Sink(SinkError::Store { source, .. })
-            if source.to_string().contains("not found")
-    );
+fn stale(error: WorkerError) -> CutError {
+    let missing =
+        matches!(&error, WorkerError::Sink(SinkError::Store { source: object_store::Error::NotFound { .. }, .. }));
     if missing {
         CutError::Refused {
             what: format!("a staged object of this cut is gone ({error})"),
@@ -164,7 +162,12 @@ mod tests {
     #[test]
     fn no_second_is_counted_twice() {
         // The same minute as a closed one, as a late one and as an away one; a part of it is published.
-        let staged = merged([row("a", 1, 0b0111, 0b0001), row("a", 1, 0b1100, 0b1000), row("a", 1, 0b0111, 0), row("b", 1, 1, 1)]);
+        let staged = merged([
+            row("a", 1, 0b0111, 0b0001),
+            row("a", 1, 0b1100, 0b1000),
+            row("a", 1, 0b0111, 0),
+            row("b", 1, 1, 1),
+        ]);
         let published = merged([row("a", 1, 0b0011, 0b0001), row("b", 1, 1, 1), row("c", 1, 1, 1)]);
         let rest = remainder(staged.clone(), &published);
         assert_eq!(rest.len(), 1, "what is published wholly is gone");

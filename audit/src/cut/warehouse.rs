@@ -169,11 +169,8 @@ impl TableProvider for WarehouseTable {
                 "{rows} rated records: sums over them might not fit 128 bits; select fewer by date from the files themselves"
             )));
         }
-        let staged = MemorySourceConfig::try_new_exec(
-            &[vec![unpublished.clone()]],
-            self.schema(),
-            projection.cloned(),
-        )?;
+        let staged =
+            MemorySourceConfig::try_new_exec(&[vec![unpublished.clone()]], self.schema(), projection.cloned())?;
         match self.scan_files(state.config().target_partitions(), projection)? {
             Some(published) if unpublished.num_rows() > 0 => UnionExec::try_new(vec![published, staged]),
             Some(published) => Ok(published),

@@ -62,7 +62,8 @@ mod tests {
         assert_eq!(exact(renter_exact(price, 3_600).unwrap()), "2.500000000");
         assert_eq!(exact(renter_exact(price, 1).unwrap()), "0.000694444444444…");
         assert_eq!(exact(renter_exact(price, -1).unwrap()), "-0.000694444444444…");
-        let third = supplier_exact(Price::parse("0.000000036").unwrap(), Share::parse_percent("50").unwrap(), 1).unwrap();
+        let third =
+            supplier_exact(Price::parse("0.000000036").unwrap(), Share::parse_percent("50").unwrap(), 1).unwrap();
         assert_eq!(exact(third), "0.000000000005");
         assert_eq!(exact(Exact { numerator: 0, denominator: 7 }), "0.000000000");
         assert_eq!(remainder(Amount::from_scaled(694_445), renter_exact(price, 1).unwrap()), 1);

@@ -7,7 +7,7 @@ use hydrometer_ledger::{self as ledger, TransactionId};
 use hydrometer_rating::history::{History, Span};
 use hydrometer_rating::money::{Amount, Price, Share};
 use hydrometer_rating::rate::CellKey;
-use hydrometer_schemas::time::{MICROS_PER_MINUTE, Minute, SECONDS_PER_MINUTE, Second, show_second};
+use hydrometer_schemas::time::{Minute, SECONDS_PER_HOUR, SECONDS_PER_MINUTE, Second, show_second};
 use hydrometer_sinks::rated::{self, RatedRow};
 use hydrometer_sinks::usage::{self, UsageRow};
 use serde::Serialize;
@@ -40,6 +40,18 @@ pub async fn rated(cut: &Cut, condition: &str) -> Result<Vec<RatedRow>, CutError
     }
     rows.sort_by_cached_key(RatedRow::sort_key);
     Ok(rows)
+}
+
+/// The records of a contract that a commit made in the file of an hour.
+pub async fn rated_by(cut: &Cut, commit: &str, contract: &str, hour: Second) -> Result<Vec<RatedRow>, CutError> {
+    let condition = format!(
+        "\"commit\" = {} AND contract = {} AND window_end > {} AND window_end <= {}",
+        literal(commit),
+        literal(contract),
+        time_literal(hour),
+        time_literal(hour + SECONDS_PER_HOUR)
+    );
+    rated(cut, &condition).await
 }
 
 /// A record in a list of records.
@@ -302,7 +314,7 @@ fn minute_fact(minute: Minute, mut rows: Vec<UsageRow>, within: u64) -> MinuteFa
     rows.sort_by_key(|row| (row.revision, row.topic.clone(), row.partition, row.first_offset));
     let (present, busy) = rows.iter().fold((0, 0), |(p, b), row| (p | row.present, b | row.busy));
     MinuteFact {
-        minute: show_second(minute * (MICROS_PER_MINUTE / 1_000_000)),
+        minute: show_second(minute * SECONDS_PER_MINUTE),
         present,
         busy,
         drawn: draw::minute(present, busy, within),

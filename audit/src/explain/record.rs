@@ -10,7 +10,9 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::draw;
-use super::facts::{self, Booking, CommitFact, EventFact, MinuteFact, Parties, RecordLine, StepFact, Totals, literal, time_literal};
+use super::facts::{
+    self, Booking, CommitFact, EventFact, MinuteFact, Parties, RecordLine, StepFact, Totals, literal, time_literal,
+};
 use crate::cut::{Cut, CutError};
 
 #[derive(Debug, Clone, Serialize)]
@@ -53,7 +55,8 @@ pub struct Computation {
     pub supplier_remainder: String,
     /// How many records share the step.
     pub records_of_step: usize,
-    /// The cell's cumulative totals before and after; none where the record moved nothing that is paid for.
+    /// The cell's cumulative totals before and after; none where they did not move: nothing is billed or paid, or the commit's
+    /// records of the cell cancel each other out.
     pub step: Option<StepFact>,
 }
 
@@ -119,18 +122,14 @@ async fn computation(cut: &Cut, row: &RatedRow) -> Result<Computation, CutError>
     let condition = "o.commit_id::text = $1 AND o.partition = $2 AND o.hour_s = $3 AND s.contract = $4 AND s.charge = $5 AND s.period_s = $6";
     let hour = hour_floor(row.window.to - 1);
     let steps =
-        facts::steps(cut, condition, &[&row.commit, &row.partition, &hour, &row.contract, &row.charge, &row.period]).await?;
-    let same = facts::rated(
-        cut,
-        &format!("\"commit\" = {} AND contract = {}", literal(&row.commit), literal(&row.contract)),
-    )
-    .await?;
+        facts::steps(cut, condition, &[&row.commit, &row.partition, &hour, &row.contract, &row.charge, &row.period])
+            .await?;
+    let same = facts::rated_by(cut, &row.commit, &row.contract, hour).await?;
     let shares_step = |other: &&RatedRow| {
         other.partition == row.partition
             && other.cell == row.cell
             && other.charge == row.charge
             && other.period == row.period
-            && hour_floor(other.window.to - 1) == hour
     };
     Ok(Computation {
         price_per_gpu_hour: row.cell.price.to_string(),

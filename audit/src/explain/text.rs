@@ -114,7 +114,10 @@ fn place(line: &RecordLine, server: Option<&str>) -> String {
 
 fn computation(page: &mut Page, e: &RecordExplanation) {
     let c = &e.computation;
-    page.heading(format!("how: price {} per GPU-hour (in force from {}), share {} %", c.price_per_gpu_hour, c.version_from, c.supplier_share_percent));
+    page.heading(format!(
+        "how: price {} per GPU-hour (in force from {}), share {} %",
+        c.price_per_gpu_hour, c.version_from, c.supplier_share_percent
+    ));
     let carried = |remainder: &str| match remainder {
         "0" => String::new(),
         more => format!(", {more} of the ninth decimal from the step's rounding"),
@@ -142,10 +145,13 @@ fn computation(page: &mut Page, e: &RecordExplanation) {
     );
     match &c.step {
         Some(step) => {
-            page.line(format!("  the commit's step in this price version's total, shared by {} records:", c.records_of_step));
+            page.line(format!(
+                "  the commit's step in this price version's total, shared by {} records:",
+                c.records_of_step
+            ));
             self::step(page, step);
         }
-        None => page.line("  no step: it has no second that is billed or paid"),
+        None => page.line("  no step: nothing of it is billed or paid, or the commit's records of this price version cancel each other out"),
     }
 }
 
@@ -189,7 +195,10 @@ fn seconds(page: &mut Page, t: &Totals) {
 }
 
 fn sums(t: &Totals) -> String {
-    format!("renter {}, supplier {}, commission {}; billed {} s, paid {} s", t.renter_amount, t.supplier_amount, t.commission, t.billed_s, t.paid_s)
+    format!(
+        "renter {}, supplier {}, commission {}; billed {} s, paid {} s",
+        t.renter_amount, t.supplier_amount, t.commission, t.billed_s, t.paid_s
+    )
 }
 
 fn minutes(page: &mut Page, e: &RecordExplanation) {

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use hydrometer_schemas::time::hour_floor;
+use hydrometer_schemas::time::{Second, hour_floor};
 use hydrometer_sinks::rated::RatedRow;
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::facts::{self, Booking, CommitFact, RecordLine, StepFact, Totals, literal};
+use super::facts::{self, Booking, CommitFact, RecordLine, StepFact, Totals};
 use crate::cut::{Cut, CutError};
 
 /// So many records are listed; the totals are of all.
@@ -32,14 +32,14 @@ pub async fn explain(cut: &Cut, id: Uuid) -> Result<TransactionExplanation, CutE
     })?;
     let steps = facts::steps(cut, "s.transaction = $1", &[&id]).await?;
     let mut records = Vec::new();
-    let places: BTreeSet<(Uuid, String)> = steps.iter().map(|s| (s.place.0, s.contract.clone())).collect();
-    for (commit, contract) in &places {
-        let condition = format!("\"commit\" = {} AND contract = {}", literal(&commit.to_string()), literal(contract));
-        let rows = facts::rated(cut, &condition).await?;
+    let places: BTreeSet<(Uuid, &str, Second)> =
+        steps.iter().map(|s| (s.place.0, s.contract.as_str(), s.place.2)).collect();
+    for (commit, contract, hour) in &places {
+        let rows = facts::rated_by(cut, &commit.to_string(), contract, *hour).await?;
         records.extend(rows.into_iter().filter(|row| steps.iter().any(|step| books(step, row))));
     }
     let mut commits = Vec::new();
-    for commit in places.iter().map(|(commit, _)| commit).collect::<BTreeSet<_>>() {
+    for commit in places.iter().map(|(commit, _, _)| commit).collect::<BTreeSet<_>>() {
         commits.extend(facts::commit(cut, &commit.to_string()).await?);
     }
     let totals = Totals::of(&records)?;

@@ -96,7 +96,6 @@ pub(super) type RevisionKey = (String, Span, i32);
 
 pub(super) struct Facts {
     pub history: History,
-    pub events: u64,
     pub stands: BTreeMap<TopicPartition, Stand>,
     homes: HashMap<String, Vec<(Second, TopicPartition)>>,
     pub files: Vec<FileRow>,
@@ -109,13 +108,11 @@ pub(super) struct Facts {
 }
 
 impl Facts {
-    pub async fn load(db: &Database, history: History, events: u64) -> Result<Facts, VerifyError> {
-        let query = async |doing: &'static str, sql: &str| {
-            db.client_ref().query(sql, &[]).await.map_err(database(doing))
-        };
+    pub async fn load(db: &Database, history: History) -> Result<Facts, VerifyError> {
+        let query =
+            async |doing: &'static str, sql: &str| db.client_ref().query(sql, &[]).await.map_err(database(doing));
         let mut facts = Facts {
             history,
-            events,
             stands: BTreeMap::new(),
             homes: HashMap::new(),
             files: Vec::new(),
@@ -155,7 +152,8 @@ impl Facts {
               AND NOT EXISTS (SELECT 1 FROM hydrometer.file_object AS x WHERE x.object = o.name)) ORDER BY o.name"
         );
         facts.objects = query("reading the manifest of objects", &sql).await?.iter().map(ObjectRow::read).collect();
-        let sql = "SELECT scope = 'object', subject, from_s, to_s FROM hydrometer.request WHERE done_by IS NULL ORDER BY id";
+        let sql =
+            "SELECT scope = 'object', subject, from_s, to_s FROM hydrometer.request WHERE done_by IS NULL ORDER BY id";
         for row in query("reading requests", sql).await? {
             let span = Span { from: row.get(2), to: row.get(3) };
             facts.requests.push(OpenRequest { object: row.get(0), subject: row.get(1), span });
@@ -208,7 +206,8 @@ impl Facts {
 
     /// The hours of a stretch that lie behind the frontier; a request may reach to the end of time, files do not.
     fn rated_hours_of(&self, server: &str, span: Span) -> BTreeSet<Second> {
-        let frontier = self.home(server, span.to).and_then(|home| self.stands.get(home)).map_or(0, |stand| stand.frontier);
+        let frontier =
+            self.home(server, span.to).and_then(|home| self.stands.get(home)).map_or(0, |stand| stand.frontier);
         let first = self.files.first().map_or(0, |file| file.hour);
         let starts = self.history.server(server).into_iter().flat_map(|timeline| &timeline.leases).map(|l| l.span.from);
         let first = starts.min().map_or(first, |start| start.min(first));

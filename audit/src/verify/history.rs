@@ -8,8 +8,8 @@ use serde_json::Value;
 
 use super::{Report, VerifyError, database};
 
-/// Folds all events; the second value is their number.
-pub(super) async fn check(db: &Database, report: &mut Report) -> Result<(History, u64), VerifyError> {
+/// Folds all events.
+pub(super) async fn check(db: &Database, report: &mut Report) -> Result<History, VerifyError> {
     let rows = db
         .client_ref()
         .query(
@@ -32,11 +32,19 @@ pub(super) async fn check(db: &Database, report: &mut Report) -> Result<(History
             Ok(event) => {
                 let (rank, kept) = (i16::from(event.key.rank), row.get::<_, i16>(3));
                 if rank != kept {
-                    check.violation(&subject, format!("rank {rank}, of a {}", event.kind.name()), format!("rank {kept}"));
+                    check.violation(
+                        &subject,
+                        format!("rank {rank}, of a {}", event.kind.name()),
+                        format!("rank {kept}"),
+                    );
                 }
                 let (version, latest): (i64, i64) = (row.get(6), row.get(7));
                 if version > latest {
-                    check.violation(&subject, format!("a timeline version up to {latest}"), format!("version {version}"));
+                    check.violation(
+                        &subject,
+                        format!("a timeline version up to {latest}"),
+                        format!("version {version}"),
+                    );
                 }
                 stored.push((subject, event.key.clone(), row.get::<_, Option<String>>(5)));
                 events.push(event);
@@ -55,5 +63,5 @@ pub(super) async fn check(db: &Database, report: &mut Report) -> Result<(History
             check.violation(format!("{subject} at {}", show_second(key.time)), say(&fresh), say(&verdict));
         }
     }
-    Ok((history, rows.len() as u64))
+    Ok(history)
 }

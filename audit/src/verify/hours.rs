@@ -11,7 +11,7 @@ use hydrometer_schemas::warehouse::Table;
 use hydrometer_sinks::Warehouse;
 use hydrometer_sinks::usage::from_batch;
 
-use super::facts::{Facts, FileRow, OBJECT_COLUMNS, ObjectRow, RevisionKey};
+use super::facts::{Facts, FileRow, OBJECT_COLUMNS, ObjectRow, OpenRequest, RevisionKey};
 use super::money::Sums;
 use super::read::{Found, Named, read};
 use super::{List, Progress, Report, Tell, VerifyError, database, lease_time, quarantine, rated, usage};
@@ -71,8 +71,11 @@ pub(super) async fn check(
     };
     walk.note_requests().await?;
     let hours = hours(facts);
-    let mut upcoming: Vec<(&ServerTimeline, &Lease)> =
-        facts.history.servers().flat_map(|timeline| timeline.leases.iter().map(move |lease| (timeline, lease))).collect();
+    let mut upcoming: Vec<(&ServerTimeline, &Lease)> = facts
+        .history
+        .servers()
+        .flat_map(|timeline| timeline.leases.iter().map(move |lease| (timeline, lease)))
+        .collect();
     upcoming.sort_by_key(|(_, lease)| std::cmp::Reverse(lease.span.from));
     let mut active: Vec<(&ServerTimeline, &Lease)> = Vec::new();
     for (done, (&hour, named)) in hours.iter().enumerate() {
@@ -117,7 +120,8 @@ fn hours(facts: &Facts) -> BTreeMap<Second, OfHour<'_>> {
             (first..end).step_by(SECONDS_PER_HOUR as usize)
         })
         .collect();
-    for hour in leased {
+    let listed = facts.unrated.keys().chain(facts.revisions.keys()).copied();
+    for hour in leased.into_iter().chain(listed) {
         hours.entry(hour).or_default();
     }
     hours
@@ -168,6 +172,7 @@ impl<'a> Walk<'a> {
             }
         }
         self.revised_without_a_record(hour);
+        self.unrated_without_a_lease(hour, active);
         Ok(())
     }
 
@@ -194,12 +199,33 @@ impl<'a> Walk<'a> {
         }
     }
 
+    /// Time that was listed as unrated and is not leased (any more).
+    fn unrated_without_a_lease(&mut self, hour: Second, active: &[(&ServerTimeline, &Lease)]) {
+        let of_hour = Span { from: hour, to: hour + SECONDS_PER_HOUR };
+        let open = |request: &OpenRequest| !request.object && request.span.intersect(of_hour).is_some();
+        if self.facts.requests.iter().any(open) {
+            return;
+        }
+        for row in self.facts.unrated.get(&hour).into_iter().flatten() {
+            if !active.iter().any(|(_, lease)| lease.lease == row.lease) {
+                let subject = format!("lease {}, slot {}, {}", row.lease, row.slot, show_span(row.span));
+                self.report.check("evidence").violation(
+                    subject,
+                    "nothing unrated where nothing is leased",
+                    "listed as unrated",
+                );
+            }
+        }
+    }
+
     /// Requests about late and away readings ask for the servers and hours of those readings.
     async fn note_requests(&mut self) -> Result<(), VerifyError> {
         let servers = self.facts.asked_for();
         self.asked_for = servers.into_iter().map(|(server, hour)| (server.to_owned(), hour)).collect();
         for request in self.facts.requests.iter().filter(|request| request.object) {
-            let Some(object) = self.facts.objects.iter().find(|object| object.name == request.subject) else { continue };
+            let Some(object) = self.facts.objects.iter().find(|object| object.name == request.subject) else {
+                continue;
+            };
             // What is wrong with the object itself was said when the manifest was checked.
             let Ok(bytes) = self.warehouse.read(&object.name).await else { continue };
             for batch in hydrometer_sinks::parquet::decode(&object.name, bytes)? {
@@ -251,7 +277,8 @@ impl<'a> Walk<'a> {
             "SELECT {OBJECT_COLUMNS} FROM hydrometer.object AS o JOIN hydrometer.file_object AS f ON f.object = o.name \
              WHERE f.file = $1 ORDER BY o.name"
         );
-        let rows = self.db.client_ref().query(&sql, &[&file.name]).await.map_err(database("reading a file's objects"))?;
+        let rows =
+            self.db.client_ref().query(&sql, &[&file.name]).await.map_err(database("reading a file's objects"))?;
         Ok(rows.iter().map(ObjectRow::read).collect())
     }
 }

@@ -240,7 +240,8 @@ fn servers_of<'a>(work: &Work<'a>) -> HashMap<&'a str, &'a str> {
 }
 
 fn show(c: &ClassSeconds) -> String {
-    let classes = [("used", c.used), ("idle", c.idle), ("unknown", c.unknown), ("down", c.down), ("suspended", c.suspended)];
+    let classes =
+        [("used", c.used), ("idle", c.idle), ("unknown", c.unknown), ("down", c.down), ("suspended", c.suspended)];
     let classes: Vec<String> = classes.iter().filter(|c| c.1 != 0).map(|(class, s)| format!("{class} {s}")).collect();
     let classes = if classes.is_empty() { "no time".to_owned() } else { classes.join(", ") };
     format!("{classes} (billed {}, paid {})", c.billed, c.paid)

@@ -24,7 +24,8 @@ const QUERIES: [(&str, &str, &str); 3] = [
 pub(super) async fn add(db: &Database, report: &mut Report) -> Result<(), VerifyError> {
     for (name, unit, sql) in QUERIES {
         let rows = db.client_ref().query(sql, &[]).await.map_err(database("listing what is open"))?;
-        let entries: Vec<(String, u64)> = rows.iter().map(|row| (row.get(0), row.get::<_, i64>(1).unsigned_abs())).collect();
+        let entries: Vec<(String, u64)> =
+            rows.iter().map(|row| (row.get(0), row.get::<_, i64>(1).unsigned_abs())).collect();
         let total = entries.iter().map(|entry| entry.1).sum();
         report.lists.push(List { name, unit, total, entries });
     }

@@ -55,8 +55,7 @@ pub(super) async fn check(
             continue;
         }
         check.count("staged objects", 1);
-        let named =
-            Named { name: &object.name, rows: object.rows, bytes: object.bytes, sha256: &object.sha256 };
+        let named = Named { name: &object.name, rows: object.rows, bytes: object.bytes, sha256: &object.sha256 };
         if let Found::Missing = read(warehouse, &named, check).await? {
             missing.push(object.name.clone());
         }
@@ -65,13 +64,20 @@ pub(super) async fn check(
 }
 
 /// Says which of the missing objects are missed: those that are still not retired.
-pub(super) async fn settle_missing(db: &Database, missing: Vec<String>, report: &mut Report) -> Result<(), VerifyError> {
+pub(super) async fn settle_missing(
+    db: &Database,
+    missing: Vec<String>,
+    report: &mut Report,
+) -> Result<(), VerifyError> {
     if missing.is_empty() {
         return Ok(());
     }
     let rows = db
         .client_ref()
-        .query("SELECT name FROM hydrometer.object WHERE name = ANY ($1) AND retired_at IS NULL ORDER BY name", &[&missing])
+        .query(
+            "SELECT name FROM hydrometer.object WHERE name = ANY ($1) AND retired_at IS NULL ORDER BY name",
+            &[&missing],
+        )
         .await
         .map_err(database("looking again for objects that are missing"))?;
     let check = report.check("manifest");

@@ -86,7 +86,11 @@ fn judge(walk: &mut Walk<'_>, name: &str, partition: &TopicPartition, rows: &[Qu
             check.violation(subject(), format!("messages of {partition}"), "a message of another partition");
         }
         if !(0..handled).contains(&row.offset) {
-            check.violation(subject(), format!("an offset below {handled}, the first not yet handled"), "one beyond it");
+            check.violation(
+                subject(),
+                format!("an offset below {handled}, the first not yet handled"),
+                "one beyond it",
+            );
         }
         if !seen.offsets.insert((row.topic.clone(), row.partition, row.offset)) {
             check.violation(subject(), "to be set aside once", "set aside again");

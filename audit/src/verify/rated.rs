@@ -131,7 +131,11 @@ fn check_stated(
         let rest = row.commission()?;
         if commission.value(i) != rest.scaled() {
             let found = Amount::from_scaled(commission.value(i));
-            check.violation(subject(), format!("commission {rest}, what the supplier leaves"), format!("commission {found}"));
+            check.violation(
+                subject(),
+                format!("commission {rest}, what the supplier leaves"),
+                format!("commission {found}"),
+            );
         }
     }
     Ok(())
@@ -167,7 +171,11 @@ async fn as_committed(walk: &mut Walk<'_>, file: &FileRow, rows: &[RatedRow]) ->
     let check = walk.report.check("rated");
     for row in of_commit.into_values().flatten() {
         let found = format!("a record of commit {}", row.commit);
-        check.violation(subject(&row.record_id(), row, &file.name), "records of the commits that the file is made of", found);
+        check.violation(
+            subject(&row.record_id(), row, &file.name),
+            "records of the commits that the file is made of",
+            found,
+        );
     }
     Ok(())
 }

@@ -84,7 +84,10 @@ const CHECKS: [(&str, &str); 14] = [
     ("history", "what is applied follows from the events in their own order, never from their arrival"),
     ("commits", "law 8: each partition's commits are one chain, and its lease stands at the chain's end"),
     ("written", "law 8: every row was written by a commit, from offsets that the commit handled"),
-    ("manifest", "law 8: every published file and staged object is there as it was named, and no other file lies beside them"),
+    (
+        "manifest",
+        "law 8: every published file and staged object is there as it was named, and no other file lies beside them",
+    ),
     ("usage", "law 1: a minute is a set of seconds; no row repeats a second that another one holds"),
     ("homes", "every minute and every record is in the partition that is its server's home"),
     ("quarantine", "a message is set aside once, for a known reason"),
@@ -129,7 +132,11 @@ impl Report {
 
     pub fn to_json(&self) -> Value {
         let counts = |counts: &[(&str, u64)]| -> Value {
-            counts.iter().map(|(what, many)| ((*what).to_owned(), json!(many))).collect::<serde_json::Map<_, _>>().into()
+            counts
+                .iter()
+                .map(|(what, many)| ((*what).to_owned(), json!(many)))
+                .collect::<serde_json::Map<_, _>>()
+                .into()
         };
         let checks = self.checks.iter().map(|check| {
             json!({

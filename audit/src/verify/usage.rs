@@ -121,11 +121,7 @@ fn check_counts(batch: &RecordBatch, rows: &[UsageRow], name: &str, check: &mut 
 }
 
 /// What a file that is owed will hold. An object that was swept in the meantime was published before.
-async fn owed_rows(
-    walk: &mut Walk<'_>,
-    work: &Work<'_>,
-    file: &FileRow,
-) -> Result<Option<Vec<UsageRow>>, VerifyError> {
+async fn owed_rows(walk: &mut Walk<'_>, work: &Work<'_>, file: &FileRow) -> Result<Option<Vec<UsageRow>>, VerifyError> {
     let mut rows = Vec::new();
     for object in walk.objects_of(file).await? {
         let Some(batches) = walk.staged(&object, Some(&file.name)).await? else { return Ok(None) };
@@ -133,7 +129,8 @@ async fn owed_rows(
             rows.extend(from_batch(&batch)?);
         }
     }
-    let in_hour = |row: &UsageRow| (work.hour..work.hour + SECONDS_PER_HOUR).contains(&(row.minute * SECONDS_PER_MINUTE));
+    let in_hour =
+        |row: &UsageRow| (work.hour..work.hour + SECONDS_PER_HOUR).contains(&(row.minute * SECONDS_PER_MINUTE));
     Ok(Some(merged(rows.into_iter().filter(in_hour)).into_values().collect()))
 }
 
@@ -181,7 +178,8 @@ fn judge(walk: &mut Walk<'_>, work: &Work<'_>, file: &FileRow, rows: &[UsageRow]
     for row in rows {
         let home = walk.facts.home(&row.server, row.minute * SECONDS_PER_MINUTE);
         if home != Some(work.partition) {
-            let expected = home.map_or("a server with a home".to_owned(), |home| format!("in {home}, the server's home"));
+            let expected =
+                home.map_or("a server with a home".to_owned(), |home| format!("in {home}, the server's home"));
             let subject = format!("{}, {}", file.name, minute(&row.server, &row.gpu, row.minute));
             check.violation(subject, expected, format!("in {}", work.partition));
         }

@@ -24,13 +24,22 @@ impl Worker {
         if self.streams.values().any(|s| s.window.has_closed() || s.window.holds_late_or_quarantine()) {
             return Ok(true);
         }
-        let (lifecycle_time, _) = self.db.progress().await?;
-        Ok(self.streams.values().any(|s| {
+        let (lifecycle_time, all_closed_until) = self.db.progress().await?;
+        let moves = |s: &Stream| {
             let target = self.frontier_of(s, lifecycle_time);
             target > s.lease.frontier
                 || s.window.closed_until() > s.lease.position.closed_until * SECONDS_PER_MINUTE
                 || (force && s.window.position() != s.lease.position)
-        }))
+        };
+        if self.streams.values().any(moves) {
+            return Ok(true);
+        }
+        // Other partitions may have moved on and left a leased server without a home.
+        self.refresh_history().await?;
+        let leases: Vec<Lease> = self.streams.values().map(|s| s.lease.clone()).collect();
+        let mut claims = BTreeMap::new();
+        self.claim_silent_servers(&mut claims, &leases, all_closed_until);
+        Ok(!claims.is_empty())
     }
 
     fn frontier_of(&self, stream: &Stream, lifecycle_time: Second) -> Second {
