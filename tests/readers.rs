@@ -156,7 +156,7 @@ async fn ledger_balances(deployment: &Deployment) -> Sums {
 }
 
 /// Every reader, the manifest, the ledger and the oracle, over one deployment whose logs have ended.
-async fn assert_readers_agree(deployment: &Deployment, outcome: &Outcome) {
+async fn assert_readers_agree(deployment: &Deployment, outcome: &Outcome) -> Own {
     let found: Found = deployment.found().await;
     assert_eq!((found.unpublished_files, found.open_requests), (0, 0), "nothing is owed");
     let own = Own::read(&deployment.warehouse()).await;
@@ -190,6 +190,7 @@ async fn assert_readers_agree(deployment: &Deployment, outcome: &Outcome) {
     assert_eq!(minutes["present_s_by_column"], minutes["present_s"], "a second of a GPU is in one revision only");
     assert_eq!(own.quarantine, found.quarantine);
     assert_eq!(own.rows["rated_usage"], found.rated_records);
+    own
 }
 
 /// The files themselves, and that a glob finds the published ones of the manifest and no other.
@@ -208,7 +209,7 @@ async fn assert_files_are_sound(deployment: &Deployment) -> Vec<String> {
     texts(&report["corrected_hours"])
 }
 
-/// A few small fleets, one of which runs over a month's edge, and so into another `date=`.
+/// A few small fleets: one never speaks, so that there is no usage at all, and one runs over a month's edge, and so into another `date=`.
 #[tokio::test]
 async fn small_fleets_read_the_same_from_outside() {
     let over_the_edge = |seed: &u64| {
@@ -244,7 +245,8 @@ async fn corrections_over_several_hours_read_the_same_from_outside() {
     let (outcome, summary) = run_fleet(&deployment, &plan, Cuts::plain()).await;
     assert_proven(&deployment, &outcome, "the corrected fleet").await;
     assert!(summary.counts.late > 0 && deployment.found().await.corrections > 0, "{summary:?}");
-    assert_readers_agree(&deployment, &outcome).await;
+    let own = assert_readers_agree(&deployment, &outcome).await;
+    assert!(own.rows.values().all(|rows| *rows > 0) && own.quarantine.len() > 1, "{:?} {:?}", own.rows, own.quarantine);
     let corrected = assert_files_are_sound(&deployment).await;
     assert!(corrected.len() >= 3, "only these hours have corrections: {corrected:?}");
 }

@@ -22,13 +22,24 @@ use hydrometer_testkit::replay::{ReplayOptions, is_recorded, recorded_series};
 /// A reading vouches for its own second and the 59 that follow.
 const VOUCHES_FOR: i64 = 60;
 
-/// What the CSV says of one container, a second at a time.
-#[derive(Default)]
+/// A row of a metric's CSV.
+struct Row {
+    container: String,
+    second: i64,
+    is_busy: bool,
+}
+
+/// What the CSV says of one container: every second of the recording, and where its first and its last reading lie.
 struct Recorded {
-    present: BTreeSet<i64>,
-    busy: BTreeSet<i64>,
-    first: Option<i64>,
-    last: i64,
+    seconds: Vec<Second>,
+    first: usize,
+    last: usize,
+}
+
+#[derive(Debug, Default, Clone, Copy)]
+struct Second {
+    present: bool,
+    busy: bool,
 }
 
 /// The seconds of a container, by whoever counts them.
@@ -43,7 +54,7 @@ struct Seconds {
 }
 
 /// Reads one metric's CSV: a column of values, one of seconds since 1970, one of containers.
-fn read_csv(archive: &Path, is_utilisation: bool, containers: &mut BTreeMap<String, Recorded>) -> u64 {
+fn read_csv(archive: &Path, is_utilisation: bool) -> Vec<Row> {
     let unpacked = Command::new("tar").arg("-xzO").arg("-f").arg(archive).output().unwrap();
     assert!(unpacked.status.success(), "{}", String::from_utf8_lossy(&unpacked.stderr));
     let text = String::from_utf8(unpacked.stdout).unwrap();
@@ -51,47 +62,68 @@ fn read_csv(archive: &Path, is_utilisation: bool, containers: &mut BTreeMap<Stri
     let header: Vec<&str> = lines.next().unwrap().split(',').collect();
     let column = |name: &str| header.iter().position(|title| *title == name).unwrap();
     let (value, time, container) = (column("value"), column("timestamp_anon"), column("container_ip"));
-    let mut rows = 0;
-    for line in lines {
+    let row = |line: &str| {
         let fields: Vec<&str> = line.split(',').collect();
-        let (Ok(value), Ok(time)) = (fields[value].parse::<f64>(), fields[time].parse::<f64>()) else {
-            panic!("{}: {line:?} is not a row", archive.display());
-        };
+        let (value, time): (f64, f64) = (fields[value].parse().unwrap(), fields[time].parse().unwrap());
         assert!(value.is_finite() && time.is_finite() && !fields[container].is_empty(), "{line:?}");
-        rows += 1;
-        let second = time.floor() as i64;
-        let recorded = containers.entry(format!("container-{}", fields[container])).or_default();
-        recorded.first = Some(recorded.first.map_or(second, |first| first.min(second)));
-        recorded.last = recorded.last.max(second);
-        for second in second..second + VOUCHES_FOR {
-            recorded.present.insert(second);
-            if is_utilisation && value > 0.0 {
-                recorded.busy.insert(second);
-            }
+        let container = format!("container-{}", fields[container]);
+        Row { container, second: time.floor() as i64, is_busy: is_utilisation && value > 0.0 }
+    };
+    lines.map(row).collect()
+}
+
+/// Marks what every reading vouches for, on an array of seconds for each container; returns the arrays and their first second.
+fn mark(rows: &[Row]) -> (BTreeMap<String, Recorded>, i64) {
+    let (from, to) = (rows.iter().map(|row| row.second).min(), rows.iter().map(|row| row.second).max());
+    let (from, to) = (from.unwrap(), to.unwrap() + VOUCHES_FOR);
+    let length = (to - from) as usize;
+    let mut containers: BTreeMap<String, Recorded> = BTreeMap::new();
+    for row in rows {
+        let at = (row.second - from) as usize;
+        let recorded = containers.entry(row.container.clone()).or_insert_with(|| Recorded {
+            seconds: vec![Second::default(); length],
+            first: at,
+            last: at,
+        });
+        recorded.first = recorded.first.min(at);
+        recorded.last = recorded.last.max(at);
+        for second in &mut recorded.seconds[at..at + VOUCHES_FOR as usize] {
+            second.present = true;
+            second.busy |= row.is_busy;
         }
     }
-    rows
+    (containers, from)
 }
 
 impl Recorded {
     /// Walks the container's lease, from its first reading to the second of its last.
-    fn seconds(&self) -> Seconds {
-        let mut seconds =
-            Seconds { present: self.present.len() as i64, busy: self.busy.len() as i64, ..Seconds::default() };
-        for second in self.first.unwrap()..=self.last {
-            match (self.present.contains(&second), self.busy.contains(&second)) {
-                (true, true) => seconds.used += 1,
-                (true, false) => seconds.idle += 1,
-                (false, _) => seconds.unknown += 1,
+    fn count(&self) -> Seconds {
+        let mut count = Seconds::default();
+        for second in &self.seconds {
+            count.present += i64::from(second.present);
+            count.busy += i64::from(second.busy);
+        }
+        for second in &self.seconds[self.first..=self.last] {
+            match (second.present, second.busy) {
+                (true, true) => count.used += 1,
+                (true, false) => count.idle += 1,
+                (false, _) => count.unknown += 1,
             }
         }
-        seconds
+        count
+    }
+
+    /// In how many minutes of the clock it spoke; `from` is its first second.
+    fn minutes(&self, from: i64) -> u64 {
+        let spoken = self.seconds.iter().zip(from..).filter(|(second, _)| second.present);
+        spoken.map(|(_, at)| at.div_euclid(SECONDS_PER_MINUTE)).collect::<BTreeSet<i64>>().len() as u64
     }
 }
 
 async fn run_replay(deployment: &Deployment) -> Summary {
     let mut config = deployment.config();
     config.windows.vouches_for_s = VOUCHES_FOR as u32;
+    config.commit.interval_ms = 200;
     let source = FileSource::open(FileSourceConfig {
         dir: deployment.path("logs"),
         topics: vec![Arc::from("gpu.telemetry"), Arc::from("gpu.lifecycle")],
@@ -146,19 +178,19 @@ async fn every_container_has_the_seconds_of_the_recording() {
         println!("skipped: there is no recorded series beside the repository");
         return;
     }
-    let mut recorded = BTreeMap::new();
-    let rows = read_csv(&series.join("pod_gpu_duty_cycle_anon.tar.gz"), true, &mut recorded)
-        + read_csv(&series.join("pod_gpu_memory_used_bytes_anon.tar.gz"), false, &mut recorded);
-    assert!(recorded.len() > 100 && rows > 100_000, "{} containers, {rows} rows", recorded.len());
+    let mut rows = read_csv(&series.join("pod_gpu_duty_cycle_anon.tar.gz"), true);
+    rows.extend(read_csv(&series.join("pod_gpu_memory_used_bytes_anon.tar.gz"), false));
+    let (recorded, from) = mark(&rows);
+    assert!(recorded.len() > 100 && rows.len() > 100_000, "{} containers, {} rows", recorded.len(), rows.len());
 
     let deployment = Deployment::new("recorded").await;
     let options = ReplayOptions { vouches_for: VOUCHES_FOR, telemetry_partitions: 3, logs: LogOptions { zstd: true } };
     let replayed = recorded_series(&series, &deployment.path("logs"), options).unwrap();
     let summary = run_replay(&deployment).await;
-    assert_eq!((summary.counts.readings, summary.counts.quarantined), (rows, 0), "every row was read");
+    assert_eq!((summary.counts.readings, summary.counts.quarantined), (rows.len() as u64, 0), "every row was read");
 
     let expected: BTreeMap<String, Seconds> =
-        recorded.iter().map(|(name, container)| (name.clone(), container.seconds())).collect();
+        recorded.iter().map(|(name, container)| (name.clone(), container.count())).collect();
     let published = published(&deployment.warehouse()).await;
     assert_eq!(published.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>());
     let differences: Vec<String> = expected
@@ -177,13 +209,8 @@ async fn every_container_has_the_seconds_of_the_recording() {
             "{name}"
         );
     }
-    let minutes: usize = recorded
-        .values()
-        .map(|container| {
-            container.present.iter().map(|s| s.div_euclid(SECONDS_PER_MINUTE)).collect::<BTreeSet<_>>().len()
-        })
-        .sum();
-    assert_eq!(replayed.truth.metered_minutes, minutes as u64);
+    let minutes: u64 = recorded.values().map(|container| container.minutes(from)).sum();
+    assert_eq!(replayed.truth.metered_minutes, minutes);
     let total = |each: fn(&Seconds) -> i64| published.values().map(each).sum::<i64>() as u64;
     let truth: [u64; 3] = replayed.truth.seconds.iter().fold([0; 3], |sum, s| {
         assert_eq!((s.down, s.suspended), (0, 0));

@@ -210,7 +210,10 @@ async fn through_files(
     config.source.files.until = show_second(hour_ceil(plan.end_us() / MICROS_PER_SECOND));
     let progress = line.progress(outcome.tally.readings_sent);
     let worker = open_worker(config, app_url).await?.with_progress(progress);
-    let summary = worker.run(interrupted()).await.map_err(CliError::failed)?;
+    let summary = tokio::select! {
+        summary = worker.run(std::future::pending()) => summary.map_err(CliError::failed)?,
+        () = interrupted() => return Err(CliError::failed(INTERRUPTED)),
+    };
     Ok((outcome, summary, began.elapsed()))
 }
 
@@ -250,10 +253,7 @@ async fn through_kafka(
     let (stop, stopped) = oneshot::channel::<()>();
     let worker = open_worker(config.clone(), app_url).await?.with_progress(progress);
     let stop_signal = async move {
-        tokio::select! {
-            _ = stopped => {}
-            () = interrupted() => {}
-        }
+        let _ = stopped.await;
     };
     // One task for both: the worker is driven here, while the other half watches until everything is through.
     let watching = async {
@@ -268,7 +268,10 @@ async fn through_kafka(
         Ok((outcome, elapsed))
     };
     let running = async { worker.run(stop_signal).await.map_err(CliError::failed) };
-    let ((outcome, elapsed), summary) = futures::future::try_join(watching, running).await?;
+    let ((outcome, elapsed), summary) = tokio::select! {
+        both = futures::future::try_join(watching, running) => both?,
+        () = interrupted() => return Err(CliError::failed(INTERRUPTED)),
+    };
     Ok((outcome, summary, elapsed))
 }
 
@@ -291,6 +294,8 @@ pub async fn is_through(db: &Database, end: i64) -> Result<bool, CliError> {
     Ok(row.get::<_, i64>(0) == 0)
 }
 
+const INTERRUPTED: &str = "interrupted; what was committed stays committed, the next demo starts afresh";
+
 async fn interrupted() {
     if tokio::signal::ctrl_c().await.is_err() {
         std::future::pending::<()>().await;
@@ -299,8 +304,6 @@ async fn interrupted() {
 
 fn report(summary: &Summary, elapsed: Duration, found: &Found) {
     let rate = summary.counts.readings as f64 / elapsed.as_secs_f64().max(0.001);
-    let charges: i128 = found.renters.values().sum();
-    let earnings: i128 = found.suppliers.values().sum();
     println!("\n{:<24} {:>24}", "readings", show::count(summary.counts.readings));
     let rows = [
         ("readings per second", format!("{} /s", show::count(rate as u64))),
@@ -308,9 +311,6 @@ fn report(summary: &Summary, elapsed: Duration, found: &Found) {
         ("metered minutes", show::count(found.metered_minutes)),
         ("rated records", show::count(found.rated_records)),
         ("  of them corrections", show::count(found.corrections)),
-        ("renter charges", format!("{} USD", show::amount(charges))),
-        ("supplier earnings", format!("{} USD", show::amount(earnings))),
-        ("commission", format!("{} USD", show::amount(charges - earnings))),
         ("revised windows", show::count(summary.revised_windows)),
         ("leakage", format!("{} GPU-s", show::count(found.leakage_seconds))),
         ("commits", show::count(summary.commits)),
@@ -318,6 +318,15 @@ fn report(summary: &Summary, elapsed: Duration, found: &Found) {
     ];
     for (name, value) in rows {
         println!("{name:<24} {value:>24}");
+    }
+    for (currency, (charges, earnings)) in &found.totals {
+        for (name, value) in [
+            ("renter charges", *charges),
+            ("supplier earnings", *earnings),
+            ("commission", charges - earnings),
+        ] {
+            println!("{name:<24} {:>24}", format!("{} {currency}", show::amount(value)));
+        }
     }
     println!("{:<24} {:>24}", "quarantined messages", show::count(found.quarantine.values().sum::<u64>()));
     for (reason, messages) in &found.quarantine {
@@ -364,7 +373,7 @@ async fn next_steps(db: &Database, dir: &Path) -> Result<(), CliError> {
         .map_or_else(|| "lease:lease-1".to_owned(), |row| row.get(0));
     println!("\nTo try next (the database is started again when a command needs it):");
     println!(
-        "  {program} sql 'SELECT renter, sum(renter_amount) AS usd FROM revenue GROUP BY renter ORDER BY usd DESC'"
+        "  {program} sql 'SELECT renter, currency, sum(amount) AS amount FROM revenue GROUP BY renter, currency ORDER BY renter'"
     );
     println!("  {program} explain {correction}");
     println!("  {program} ledger balances");

@@ -5,9 +5,16 @@
 pub mod connection;
 pub mod demo;
 pub mod drive;
+pub mod explain;
+pub mod ledger;
 pub mod proof;
+pub mod quarantine;
+pub mod report;
 pub mod run;
 pub mod show;
+pub mod sql;
+pub mod table;
+pub mod verify;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -79,6 +86,18 @@ enum Command {
     Migrate(run::MigrateArgs),
     /// Run the stream worker
     Run(run::RunArgs),
+    /// SQL over the warehouse and the ledger, at one consistent cut
+    Sql(sql::SqlArgs),
+    /// The reports that finance would write first
+    Report(report::ReportArgs),
+    /// From an amount to its evidence: a record, a posting or a lease
+    Explain(explain::ExplainArgs),
+    /// Accounts, balances and transfers
+    Ledger(ledger::LedgerArgs),
+    /// What was set aside, and why
+    Quarantine(quarantine::QuarantineArgs),
+    /// Prove every law on the data that is there
+    Verify(verify::VerifyArgs),
     /// Stop a private database that nobody uses (started by the commands themselves)
     #[command(hide = true)]
     PostgresGuard {
@@ -118,10 +137,21 @@ async fn dispatch(cli: Cli) -> Result<u8, CliError> {
         Command::Simulate(args) => demo::simulate(args),
         Command::Migrate(args) => run::migrate(args, config).await,
         Command::Run(args) => run::run(args, config).await,
+        Command::Sql(args) => sql::run(args, &connected(config)?).await,
+        Command::Report(args) => report::run(args, &connected(config)?).await,
+        Command::Explain(args) => explain::run(args, &connected(config)?).await,
+        Command::Ledger(args) => ledger::run(args, &connected(config)?).await,
+        Command::Quarantine(args) => quarantine::run(args, &connected(config)?).await,
+        Command::Verify(args) => verify::run(args, &connected(config)?).await,
         Command::PostgresGuard { dir, idle_seconds } => {
             hydrometer_testkit::services::postgres::guard(&dir, std::time::Duration::from_secs(idle_seconds))
                 .map(|()| 0)
                 .map_err(CliError::failed)
         }
     }
+}
+
+/// The deployment that the configuration names.
+fn connected(config: Option<&std::path::Path>) -> Result<Connection, CliError> {
+    connection::connect(&connection::load_config(config)?)
 }

@@ -22,6 +22,8 @@ use hydrometer_testkit::fleet::Outcome;
 #[derive(Debug, Default)]
 pub struct Found {
     pub seconds: BTreeMap<(String, u32, Option<String>, i64), ClassSeconds>,
+    /// Per currency: renter charges, supplier earnings.
+    pub totals: BTreeMap<String, (i128, i128)>,
     pub renters: BTreeMap<(String, i64), i128>,
     pub suppliers: BTreeMap<(String, i64, String), i128>,
     pub balances: BTreeMap<String, i128>,
@@ -103,6 +105,9 @@ impl Found {
             RecordKind::Correction => self.corrections += 1,
             RecordKind::Adjustment => self.adjustments += 1,
         }
+        let totals = self.totals.entry(row.currency.clone()).or_default();
+        totals.0 += row.renter_amount.scaled();
+        totals.1 += row.supplier_amount.scaled();
         *self.renters.entry((row.contract.clone(), row.period)).or_default() += row.renter_amount.scaled();
         let supplier = (row.contract.clone(), row.period, row.cell.supplier.clone());
         *self.suppliers.entry(supplier).or_default() += row.supplier_amount.scaled();

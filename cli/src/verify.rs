@@ -69,11 +69,8 @@ fn looked_at(check: &Check) -> String {
     let list = |counts: &[(&str, u64)]| {
         counts.iter().map(|(what, many)| format!("{} {what}", show::count(*many))).collect::<Vec<_>>().join(", ")
     };
-    match (check.checked.is_empty(), check.pending.is_empty()) {
-        (true, true) => "nothing to look at".to_owned(),
-        (false, true) => list(&check.checked),
-        (_, false) => format!("{}; waiting: {}", list(&check.checked), list(&check.pending)),
-    }
+    let checked = if check.checked.is_empty() { "nothing to look at".to_owned() } else { list(&check.checked) };
+    if check.pending.is_empty() { checked } else { format!("{checked}; waiting: {}", list(&check.pending)) }
 }
 
 fn tell_violation(violation: &Violation) {

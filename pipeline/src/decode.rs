@@ -169,6 +169,11 @@ impl Emit<'_> {
         if let Some(seconds) = &node.seconds {
             for (s, second) in seconds.iter().enumerate() {
                 let Some(gpus) = &second.gpus else {
+                    if let Some(field) = second.bad {
+                        let wrong = "has a wrong type or is out of range";
+                        self.refuse(Reason::BadValue, || format!("{}seconds[{s}]: {field} {wrong}", place()));
+                        continue;
+                    }
                     self.refuse(Reason::MissingField, || format!("{}seconds[{s}]: gpus is missing", place()));
                     continue;
                 };
@@ -221,7 +226,7 @@ impl Emit<'_> {
             },
         };
         if time > self.log_time.saturating_add(AHEAD_MAX) {
-            let ahead = (time - self.log_time) / 1_000_000;
+            let ahead = time.saturating_sub(self.log_time) / 1_000_000;
             return self.refuse(Reason::TimeAhead, || format!("{}time is {ahead} s ahead of the log time", place()));
         }
         if time < self.log_time.saturating_sub(BEHIND_MAX) {
