@@ -1,5 +1,6 @@
 //! Bad input, by hand: for each reason of quarantine a message among good ones. It is set aside with its place, its reason and its
 //! bytes, and what stands around it is metered and rated as if it were not there.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod common;
 

@@ -2,6 +2,7 @@
 //!
 //! Each fleet is random in everything, faults at high rates. A failing seed is printed; replay it alone with
 //! `HYDROMETER_SEED=N ./test --test independence`.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod common;
 
@@ -51,7 +52,7 @@ fn plan(seed: u64) -> Plan {
     ];
     let plan = Plan { formats: formats[(seed % 4) as usize], ..Plan::small(seed) };
     // Half of the fleets come in the other arrival only, so that many fleets are tried in the time of the test.
-    if seed % 2 == 0 { plan } else { plan.shuffled(seed ^ 0xABCD) }
+    if seed.is_multiple_of(2) { plan } else { plan.shuffled(seed ^ 0xABCD) }
 }
 
 async fn check(postgres: &TestPostgres, seed: u64) {
@@ -74,7 +75,8 @@ fn arrival_and_cuts_change_nothing() {
             let test = &postgres.0;
             scope.spawn(move || {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-                let seeds = (0..FLEETS).filter(|seed| one.map_or(seed % LANES == lane, |one| one == *seed && lane == 0));
+                let seeds =
+                    (0..FLEETS).filter(|seed| one.map_or(seed % LANES == lane, |one| one == *seed && lane == 0));
                 for seed in seeds {
                     eprintln!("fleet {seed}");
                     runtime.block_on(check(test, seed));

@@ -1,4 +1,5 @@
 //! Kill -9 at every step of the protocol, on real Kafka and PostgreSQL: a restart at any commit, and between commits, changes nothing.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod common;
 
@@ -54,7 +55,8 @@ async fn fleet(name: &str, plan: &Plan) -> Fleet {
         ..KafkaOptions::default()
     };
     let (writing, to) = (plan.clone(), brokers.clone());
-    let outcome = tokio::task::spawn_blocking(move || write_kafka(&to, &writing, &options, &mut |_| {}).unwrap()).await.unwrap();
+    let outcome =
+        tokio::task::spawn_blocking(move || write_kafka(&to, &writing, &options, &mut |_| {}).unwrap()).await.unwrap();
 
     let mut config = deployment.config();
     config.source.kind = SourceKind::Kafka;

@@ -1,5 +1,6 @@
 //! Troubles that an operator meets. The program says what happened, where, and what to do, with the exit status for it; and once the
 //! trouble is mended, the same run ends in the right totals.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod common;
 

@@ -167,8 +167,7 @@ async fn prepare(args: &DemoArgs) -> Result<Config, CliError> {
             std::fs::remove_dir_all(&path).map_err(io("empty", &path))?;
         }
     }
-    let mut config = Config::default();
-    config.worker = "demo".into();
+    let mut config = Config { worker: "demo".into(), ..Config::default() };
     config.database.private_dir = args.dir.join("postgres");
     config.warehouse.url = args.dir.join("warehouse").display().to_string();
     config.source.kind = SourceKind::Files;
@@ -320,11 +319,9 @@ fn report(summary: &Summary, elapsed: Duration, found: &Found) {
         println!("{name:<24} {value:>24}");
     }
     for (currency, (charges, earnings)) in &found.totals {
-        for (name, value) in [
-            ("renter charges", *charges),
-            ("supplier earnings", *earnings),
-            ("commission", charges - earnings),
-        ] {
+        for (name, value) in
+            [("renter charges", *charges), ("supplier earnings", *earnings), ("commission", charges - earnings)]
+        {
             println!("{name:<24} {:>24}", format!("{} {currency}", show::amount(value)));
         }
     }

@@ -20,7 +20,7 @@ pub const AHEAD_MAX: Micros = 5 * MICROS_PER_MINUTE;
 /// … or this far behind it; beyond, its clock is not believed.
 pub const BEHIND_MAX: Micros = 35 * 24 * 60 * MICROS_PER_MINUTE;
 
-/// The GPUs seen in a partition, as dense numbers. A number is also the GPU's group in the window's accumulators.
+/// The GPUs seen in a partition, as dense numbers. The window's folds look a GPU's group up by this number.
 pub struct Identities {
     table: HashTable<u32>,
     hasher: hashbrown::DefaultHashBuilder,

@@ -89,6 +89,7 @@ impl Derived {
     ) -> Quantities {
         let (quantities, unrated) = quantities(server, lease, versions, window, evidence);
         self.unrated.extend(unrated.into_iter().map(|u| UnratedTime {
+            server: server.server.clone(),
             lease: lease.lease.clone(),
             slot: u.slot as i32,
             from: u.span.from,

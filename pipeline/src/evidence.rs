@@ -7,9 +7,12 @@ use hydrometer_rating::classes::Masks;
 use hydrometer_schemas::time::{Minute, SECONDS_PER_MINUTE, Second};
 use hydrometer_sinks::usage::UsageRow;
 
+/// A server's GPUs, each with its minutes.
+type Gpus = HashMap<Arc<str>, BTreeMap<Minute, Masks>>;
+
 #[derive(Debug, Default)]
 pub struct Evidence {
-    servers: HashMap<Arc<str>, HashMap<Arc<str>, BTreeMap<Minute, Masks>>>,
+    servers: HashMap<Arc<str>, Gpus>,
 }
 
 impl Evidence {

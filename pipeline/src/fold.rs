@@ -2,7 +2,7 @@
 //!
 //! DataFusion rejects an unsorted GROUP BY over a table that never ends, so the window operator is ours; the aggregates are
 //! DataFusion's `GroupsAccumulator`s, the very ones that SQL over an archive runs (a test holds both equal). Grouping needs no hash
-//! table here: the decoder has numbered the GPUs densely, and that number is the group.
+//! table here: the decoder has numbered the GPUs densely, so a GPU's group is looked up by its number.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -153,14 +153,38 @@ pub struct Fold {
     accumulators: Vec<Box<dyn GroupsAccumulator>>,
     /// Evaluated arguments per accumulator: the aggregate's own and its order's.
     arguments: Vec<Vec<Arc<dyn PhysicalExpr>>>,
-    groups: usize,
+    groups: Groups,
     xids: BTreeMap<(u32, i32), u8>,
 }
 
-/// One group's result.
+/// Which group a member has: numbered as they first appear, since DataFusion takes every group below the total for one that it has
+/// seen. A table and no hash, since members are dense numbers themselves.
+#[derive(Default)]
+struct Groups {
+    /// By member: its group and one more; 0 for none yet.
+    group_after: Vec<u32>,
+    /// By group: its member.
+    members: Vec<u32>,
+}
+
+impl Groups {
+    fn of(&mut self, member: usize) -> usize {
+        if member >= self.group_after.len() {
+            self.group_after.resize(member + 1, 0);
+        }
+        let after = &mut self.group_after[member];
+        if *after == 0 {
+            self.members.push(member as u32);
+            *after = self.members.len() as u32;
+        }
+        *after as usize - 1
+    }
+}
+
+/// One member's result.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Folded {
-    pub group: u32,
+    pub member: u32,
     pub present: u64,
     pub busy: u64,
     pub healthy: u64,
@@ -186,28 +210,30 @@ impl Fold {
             .iter()
             .map(|e| e.expressions().into_iter().chain(e.order_bys().iter().map(|o| o.expr.clone())).collect())
             .collect();
-        Ok(Fold { accumulators, arguments, groups: 0, xids: BTreeMap::new() })
+        Ok(Fold { accumulators, arguments, groups: Groups::default(), xids: BTreeMap::new() })
     }
 
-    /// Folds pieces, `groups[i]` being the group of `pieces[i]`.
+    /// Folds pieces, `members[i]` being the number of the GPU (or GPU and minute) of `pieces[i]`.
     pub fn update(
         &mut self,
         aggregates: &Aggregates,
         readings: &Readings,
         pieces: &[Piece],
-        groups: &[usize],
+        members: &[usize],
     ) -> Result<(), DataFusionError> {
-        let Some(highest) = groups.iter().max() else { return Ok(()) };
-        self.groups = self.groups.max(highest + 1);
+        if members.is_empty() {
+            return Ok(());
+        }
+        let groups: Vec<usize> = members.iter().map(|&member| self.groups.of(member)).collect();
         let input = aggregates.input(readings, pieces)?;
         for (accumulator, arguments) in self.accumulators.iter_mut().zip(&self.arguments) {
             let values: Vec<ArrayRef> = arguments
                 .iter()
                 .map(|argument| argument.evaluate(&input)?.into_array(input.num_rows()))
                 .collect::<Result<_, _>>()?;
-            accumulator.update_batch(&values, groups, None, self.groups)?;
+            accumulator.update_batch(&values, &groups, None, self.groups.members.len())?;
         }
-        for (piece, group) in pieces.iter().zip(groups) {
+        for (piece, group) in pieces.iter().zip(&groups) {
             let xid = readings.xid[piece.reading as usize];
             if xid != 0 && piece.own {
                 let second = piece.mask.trailing_zeros() as u8;
@@ -218,7 +244,7 @@ impl Fold {
         Ok(())
     }
 
-    /// Ends the fold: every group that saw a reading, in order.
+    /// Ends the fold: every member that has a reading, in order.
     pub fn finish(mut self) -> Result<Vec<Folded>, DataFusionError> {
         let mut columns = Vec::with_capacity(self.accumulators.len());
         for accumulator in &mut self.accumulators {
@@ -232,13 +258,13 @@ impl Fold {
             column.is_valid(row).then(|| column.value(row))
         };
         let mut folded = Vec::new();
-        for row in 0..self.groups {
+        for (row, &member) in self.groups.members.iter().enumerate() {
             if masks(0).is_null(row) || masks(0).value(row) == 0 {
                 continue;
             }
             let group = row as u32;
             folded.push(Folded {
-                group,
+                member,
                 present: masks(0).value(row),
                 busy: masks(1).value(row),
                 healthy: masks(2).value(row),
@@ -252,6 +278,7 @@ impl Fold {
                 last_offset: integers(11).value(row),
             });
         }
+        folded.sort_unstable_by_key(|folded| folded.member);
         Ok(folded)
     }
 }

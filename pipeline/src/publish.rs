@@ -2,6 +2,7 @@
 //! committed, so a second publisher writes the same bytes and does no harm.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use hydrometer_schemas::time::{SECONDS_PER_HOUR, SECONDS_PER_MINUTE};
 use hydrometer_schemas::warehouse::Table;
@@ -145,6 +146,9 @@ pub async fn published_rated(
     Ok(rows)
 }
 
+/// Parts of publications belong to no attempt; nobody writes one for as long as this.
+const PART_AGE_MAX: Duration = Duration::from_secs(24 * 3_600);
+
 /// Removes staged objects that nothing needs: retired ones after a grace period for readers, and leavings of attempts that never
 /// committed. Lists first, then asks the manifest, so that what a slow committer is just naming is never taken for a leaving.
 pub async fn sweep(
@@ -152,14 +156,18 @@ pub async fn sweep(
     warehouse: &Warehouse,
     own_finished: &dyn Fn(&str) -> bool,
 ) -> Result<usize, WorkerError> {
+    let mut removed = 0;
+    for part in warehouse.old_parts(PART_AGE_MAX).await? {
+        warehouse.delete(&part).await?;
+        removed += 1;
+    }
     let listed = warehouse.list(hydrometer_sinks::store::STAGING).await?;
     if listed.is_empty() {
-        return Ok(0);
+        return Ok(removed);
     }
     let epochs: BTreeMap<TopicPartition, i64> =
         db.leases().await?.into_iter().map(|(lease, _)| (lease.partition.clone(), lease.epoch)).collect();
-    let named = manifest::named_objects(db.client_ref()).await?;
-    let mut removed = 0;
+    let named = manifest::named_objects(db.client_ref(), &listed).await?;
     for name in listed {
         let remove = match named.get(&name) {
             Some(retired) => *retired,

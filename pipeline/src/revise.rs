@@ -18,7 +18,7 @@ use crate::store::Database;
 use crate::store::commit::RevisedWindow;
 use crate::store::lease::Lease;
 use crate::store::manifest::{self, Object};
-use crate::store::timeline::{OpenRequest, Scope, open_requests};
+use crate::store::timeline::{OpenRequest, Scope, open_requests, unrated_hours};
 use crate::worker::WorkerError;
 
 /// What a round of revisions found for one partition.
@@ -98,7 +98,8 @@ impl Plan {
     }
 }
 
-/// The hours in which a server's rating may have changed: those that its leases touch now, and those that were rated before.
+/// The hours in which a server's rating may have changed: those that its leases touch now, and those that were rated before or
+/// could not be.
 async fn server_hours(
     db: &Database,
     history: &History,
@@ -108,6 +109,7 @@ async fn server_hours(
 ) -> Result<BTreeSet<Second>, WorkerError> {
     let mut hours: BTreeSet<Second> =
         manifest::rated_hours(db.client_ref(), &lease.partition, span.from, span.to).await?.into_iter().collect();
+    hours.extend(unrated_hours(db.client_ref(), server, span).await?);
     if let Some(timeline) = history.server(server) {
         for part in timeline.leases.iter().filter_map(|l| l.span.intersect(span)) {
             let mut hour = hour_floor(part.from);
@@ -185,6 +187,8 @@ impl Revision {
     ) -> BTreeMap<RecordKey, RatedRow> {
         let mut now = BTreeMap::new();
         for server in servers {
+            // By server, since the lease may be gone whose time could not be rated.
+            self.mended.push((server.clone(), hour, hour + SECONDS_PER_HOUR));
             let Some(timeline) = history.server(server) else { continue };
             let masks =
                 |gpu: &str, minute: i64| evidence.get(&(server.as_str(), gpu, minute)).copied().unwrap_or_default();
@@ -194,7 +198,6 @@ impl Revision {
                 if l.span.intersect(hour_span).is_none() {
                     continue;
                 }
-                self.mended.push((l.lease.clone(), hour_span.from, hour_span.to));
                 for window in due_windows(l, versions, hour, hour + SECONDS_PER_HOUR) {
                     let quantities = self.derived.window(timeline, l, versions, window, masks);
                     for row in rows(timeline, l, versions, window, lease.partition.partition, quantities) {

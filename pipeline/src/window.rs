@@ -258,14 +258,14 @@ impl PartitionWindow {
         let mut closed = Vec::new();
         for (minute, open) in closing {
             for folded in open.fold.finish()? {
-                let identity = folded.group;
+                let identity = folded.member;
                 closed.push(self.row(folded, identity, minute));
             }
         }
         let late = std::mem::replace(&mut self.late, LateFold::new(&self.aggregates)?);
         let mut late_rows = Vec::new();
         for folded in late.fold.finish()? {
-            let (identity, minute) = late.keys[folded.group as usize];
+            let (identity, minute) = late.keys[folded.member as usize];
             late_rows.push(self.row(folded, identity, minute));
         }
         Ok(Cut { closed, late: late_rows, quarantine: std::mem::take(&mut self.quarantine) })

@@ -130,7 +130,7 @@ pub fn quantities(
 }
 
 /// Cuts `span` where the GPU in the slot changes.
-fn seats<'a>(server: &'a ServerTimeline, slot: u32, span: Span) -> Vec<(Span, Option<&'a str>)> {
+fn seats(server: &ServerTimeline, slot: u32, span: Span) -> Vec<(Span, Option<&str>)> {
     let seats = server.occupancy.get(&slot).map_or(&[][..], Vec::as_slice);
     cut(span, seats.iter().map(|seat| (seat.span, seat.gpu.as_str())))
 }
@@ -377,7 +377,8 @@ mod tests {
             for slot in [0u32, 1] {
                 for at in window.from..window.to {
                     if at < lease.span.from || at >= lease.span.to { continue; }
-                    let gpu = (slot == 0).then(|| if at < swap { "a" } else { "b" });
+                    let seated = if at < swap { "a" } else { "b" };
+                    let gpu = (slot == 0).then_some(seated);
                     let masks = gpu.map_or(Masks::default(), |g| evidence(g, at.div_euclid(60)));
                     let (class, billed, paid) = brute(&server, &lease, slot, at, masks);
                     let price = if at < price_change { "1" } else { "2" };

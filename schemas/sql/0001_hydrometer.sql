@@ -181,6 +181,7 @@ CREATE TABLE hydrometer.rating_step (
 
 -- What could not be rated: it stops nothing and is asked for again by the event that mends it.
 CREATE TABLE hydrometer.unrated (
+    server      text   NOT NULL,
     lease       text   NOT NULL,
     slot        integer NOT NULL,
     from_s      bigint NOT NULL,
@@ -190,6 +191,7 @@ CREATE TABLE hydrometer.unrated (
     mended_by   uuid,
     PRIMARY KEY (lease, slot, from_s, to_s, commit_id)
 );
+CREATE INDEX unrated_open ON hydrometer.unrated (server) WHERE mended_by IS NULL;
 
 -- Messages for gpu.billing.events; readers advance by transaction id below pg_snapshot_xmin, never by sequence.
 CREATE TABLE hydrometer.outbox (

@@ -20,7 +20,7 @@ pub enum SinkError {
         "the warehouse address {url:?} cannot be used: {detail}. Expected a folder, file:///folder or s3://bucket/prefix"
     )]
     Address { url: String, detail: String },
-    #[error("cannot {doing} {name} in the warehouse: {source}{}", hint(.source))]
+    #[error("cannot {doing} {name} in the warehouse: {source}{}", hint(.doing, .source))]
     Store { doing: &'static str, name: String, source: object_store::Error },
     #[error("cannot {doing} {path} on this machine: {source}{}", io_hint(.source))]
     Io { doing: &'static str, path: String, source: std::io::Error },
@@ -32,8 +32,11 @@ pub enum SinkError {
     Amounts { detail: String },
 }
 
-fn hint(source: &object_store::Error) -> &'static str {
+fn hint(doing: &str, source: &object_store::Error) -> &'static str {
     match source {
+        object_store::Error::NotFound { .. } if matches!(doing, "stage" | "publish") => {
+            ". Hint: the bucket (or folder) is not there: create it, or correct `warehouse.url`"
+        }
         object_store::Error::PermissionDenied { .. } => {
             ". Hint: give this user the right to write there, or name another folder"
         }

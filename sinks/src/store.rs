@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures::TryStreamExt;
@@ -64,7 +65,9 @@ impl Warehouse {
         };
         std::fs::create_dir_all(&folder).map_err(io("create the warehouse folder"))?;
         let folder = folder.canonicalize().map_err(io("open the warehouse folder"))?;
-        let store = LocalFileSystem::new_with_prefix(&folder).map_err(|e| refuse(e.to_string()))?;
+        // With clean-up, the folder of an attempt goes with its last object.
+        let store =
+            LocalFileSystem::new_with_prefix(&folder).map_err(|e| refuse(e.to_string()))?.with_automatic_cleanup(true);
         Ok(Warehouse { store: Arc::new(store), address: folder.display().to_string(), local: Some(folder) })
     }
 
@@ -154,6 +157,17 @@ impl Warehouse {
             .map_err(failed)?;
         names.sort_unstable();
         Ok(names)
+    }
+
+    /// Names directly in staging that are older than `age`: probes and parts of publications that a killed worker left behind.
+    pub async fn old_parts(&self, age: Duration) -> Result<Vec<String>, SinkError> {
+        let failed = |source| SinkError::Store { doing: "list", name: STAGING.to_owned(), source };
+        let staging = ObjectPath::from(STAGING);
+        let listed = self.store.list_with_delimiter(Some(&staging)).await.map_err(failed)?;
+        let now = SystemTime::now();
+        let is_old = |modified: SystemTime| now.duration_since(modified).is_ok_and(|passed| passed > age);
+        let old = listed.objects.into_iter().filter(|object| is_old(object.last_modified.into()));
+        Ok(old.map(|object| object.location.to_string()).collect())
     }
 
     /// Makes a local file and the entries that lead to it survive a power cut.

@@ -1,5 +1,5 @@
 //! What the tests of the whole share: a deployment of its own for each test, on the real services that ./test starts.
-#![allow(dead_code)]
+#![allow(dead_code, clippy::unwrap_used, clippy::expect_used)]
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -55,8 +55,7 @@ impl Deployment {
 
     /// A configuration for partition logs in `logs/`.
     pub fn config(&self) -> Config {
-        let mut config = Config::default();
-        config.worker = "test".into();
+        let mut config = Config { worker: "test".into(), ..Config::default() };
         config.database.url = self.app_url.clone();
         config.warehouse.url = self.path("warehouse").display().to_string();
         config.source.kind = SourceKind::Files;

@@ -265,9 +265,7 @@ fn a_list_of_a_wrong_type_is_a_bad_value() {
 
 #[test]
 fn names_with_escapes_and_odd_writing() {
-    let odd = format!(
-        " \n{{ \"\\u0067pu\" : \"GPU-\\u00e9\\\"\\\\\" ,\t\"server\":\"s\\/1\", \"time\":\"2026-03-01T10:00:00\\u005a\" }}\r\n"
-    );
+    let odd = " \n{ \"\\u0067pu\" : \"GPU-\\u00e9\\\"\\\\\" ,\t\"server\":\"s\\/1\", \"time\":\"2026-03-01T10:00:00\\u005a\" }\r\n";
     assert_eq!(good(odd), [of("s/1", "GPU-é\"\\", 0, false)]);
     let nested = with(r#","note":{"gpu":"other","gpus":[{"server":[]}]},"more":[1,[2,{"time":3}]],"null":null"#);
     assert_eq!(good(nested), [of("s", "g", 0, false)]);

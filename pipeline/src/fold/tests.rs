@@ -100,7 +100,7 @@ fn by_hand(readings: &Readings, pieces: &[(Piece, usize)]) -> Vec<Folded> {
     for (piece, group) in pieces {
         let i = piece.reading as usize;
         let new = groups.entry(*group).or_insert_with(|| Folded {
-            group: *group as u32,
+            member: *group as u32,
             present: 0,
             busy: 0,
             healthy: 0,
@@ -196,7 +196,7 @@ async fn by_sql(
             column.is_valid(row).then(|| column.value(row))
         };
         rows.extend((0..batch.num_rows()).map(|row| Folded {
-            group: integer(0, row).unwrap() as u32,
+            member: integer(0, row).unwrap() as u32,
             present: mask(1, row),
             busy: mask(2, row),
             healthy: mask(3, row),
@@ -235,4 +235,29 @@ fn nothing_folds_to_nothing() {
     let mut fold = Fold::new(&aggregates).unwrap();
     fold.update(&aggregates, &Readings::default(), &[], &[]).unwrap();
     assert_eq!(fold.finish().unwrap(), []);
+}
+
+/// The first batch has no null and leaves out group 1; what group 1 says later holds nothing but nulls.
+#[test]
+fn a_group_of_nulls_stays_null() {
+    let aggregates = Aggregates::new().unwrap();
+    let readings = Readings {
+        identity: vec![0, 2, 1],
+        time: vec![0; 3],
+        log_time: vec![0; 3],
+        offset: vec![0, 1, 2],
+        busy: vec![false; 3],
+        healthy: vec![false; 3],
+        power_w: vec![Some(1.0), Some(2.0), None],
+        energy_j: vec![Some(1), Some(2), None],
+        mem_bytes: vec![Some(1), Some(2), None],
+        xid: vec![0; 3],
+    };
+    let piece = |reading| Piece { reading, minute: 0, mask: 1, own: true };
+    let mut fold = Fold::new(&aggregates).unwrap();
+    fold.update(&aggregates, &readings, &[piece(0), piece(1)], &[0, 2]).unwrap();
+    fold.update(&aggregates, &readings, &[piece(2)], &[1]).unwrap();
+    let folded = &fold.finish().unwrap()[1];
+    assert_eq!((folded.member, folded.power_min_w, folded.power_max_w), (1, None, None));
+    assert_eq!((folded.mem_max_bytes, folded.energy_first, folded.energy_last), (None, None, None));
 }

@@ -53,6 +53,7 @@ pub struct RevisedWindow {
 /// Leased time that could not be rated.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnratedTime {
+    pub server: String,
     pub lease: String,
     pub slot: i32,
     pub from: Second,
@@ -86,7 +87,7 @@ pub struct RoundCommit {
     pub finished_requests: Vec<i64>,
     pub revised: Vec<RevisedWindow>,
     pub unrated: Vec<UnratedTime>,
-    /// Leases whose unrated time within these bounds was derived again.
+    /// Servers whose unrated time within these bounds was derived again.
     pub mended: Vec<(String, Second, Second)>,
     /// Files of a revision: (index into `before`, table, hour, revision, objects).
     pub files: Vec<(usize, Table, Second, i32, Vec<String>)>,
@@ -484,19 +485,20 @@ async fn insert_revised(client: &impl GenericClient, round: &RoundCommit) -> Res
 async fn insert_unrated(client: &impl GenericClient, round: &RoundCommit) -> Result<(), StoreError> {
     let failed = doing("listing what could not be rated");
     if !round.mended.is_empty() {
-        let leases: Vec<&str> = round.mended.iter().map(|m| m.0.as_str()).collect();
+        let servers: Vec<&str> = round.mended.iter().map(|m| m.0.as_str()).collect();
         let from: Vec<i64> = round.mended.iter().map(|m| m.1).collect();
         let to: Vec<i64> = round.mended.iter().map(|m| m.2).collect();
         client
             .execute(
-                "UPDATE hydrometer.unrated AS u SET mended_by = $1 FROM unnest($2::text[], $3::bigint[], $4::bigint[]) AS k (l, f, t) \
-                 WHERE u.lease = k.l AND u.from_s >= k.f AND u.to_s <= k.t AND u.mended_by IS NULL",
-                &[&round.attempt, &leases, &from, &to],
+                "UPDATE hydrometer.unrated AS u SET mended_by = $1 FROM unnest($2::text[], $3::bigint[], $4::bigint[]) AS k (s, f, t) \
+                 WHERE u.server = k.s AND u.from_s >= k.f AND u.to_s <= k.t AND u.mended_by IS NULL",
+                &[&round.attempt, &servers, &from, &to],
             )
             .await
             .map_err(&failed)?;
     }
     if !round.unrated.is_empty() {
+        let servers: Vec<&str> = round.unrated.iter().map(|u| u.server.as_str()).collect();
         let leases: Vec<&str> = round.unrated.iter().map(|u| u.lease.as_str()).collect();
         let slots: Vec<i32> = round.unrated.iter().map(|u| u.slot).collect();
         let from: Vec<i64> = round.unrated.iter().map(|u| u.from).collect();
@@ -504,9 +506,10 @@ async fn insert_unrated(client: &impl GenericClient, round: &RoundCommit) -> Res
         let reasons: Vec<&str> = round.unrated.iter().map(|u| u.reason.as_str()).collect();
         client
             .execute(
-                "INSERT INTO hydrometer.unrated (lease, slot, from_s, to_s, reason, commit_id) \
-                 SELECT l, s, f, t, r, $1 FROM unnest($2::text[], $3::int[], $4::bigint[], $5::bigint[], $6::text[]) AS k (l, s, f, t, r)",
-                &[&round.attempt, &leases, &slots, &from, &to, &reasons],
+                "INSERT INTO hydrometer.unrated (server, lease, slot, from_s, to_s, reason, commit_id) \
+                 SELECT v, l, s, f, t, r, $1 \
+                 FROM unnest($2::text[], $3::text[], $4::int[], $5::bigint[], $6::bigint[], $7::text[]) AS k (v, l, s, f, t, r)",
+                &[&round.attempt, &servers, &leases, &slots, &from, &to, &reasons],
             )
             .await
             .map_err(&failed)?;

@@ -450,10 +450,17 @@ pub async fn steps_of(client: &impl GenericClient, object: &str) -> Result<Vec<S
         .collect()
 }
 
-/// Staged objects that the manifest names and still needs.
-pub async fn named_objects(client: &impl GenericClient) -> Result<BTreeMap<String, bool>, StoreError> {
+/// Which of these names the manifest knows, and whether each is retired for long enough that no reader needs it any more.
+pub async fn named_objects(
+    client: &impl GenericClient,
+    names: &[String],
+) -> Result<BTreeMap<String, bool>, StoreError> {
     let rows = client
-        .query("SELECT name, retired_at IS NOT NULL AND retired_at < clock_timestamp() - interval '1 minute' FROM hydrometer.object", &[])
+        .query(
+            "SELECT name, retired_at IS NOT NULL AND retired_at < clock_timestamp() - interval '1 minute' \
+             FROM hydrometer.object WHERE name = ANY ($1)",
+            &[&names],
+        )
         .await
         .map_err(doing("reading the manifest"))?;
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())

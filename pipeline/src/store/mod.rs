@@ -84,7 +84,13 @@ pub(crate) fn doing(doing: &'static str) -> impl Fn(tokio_postgres::Error) -> St
     move |source| {
         let detail = match source.as_db_error() {
             Some(db) => {
-                let hint = db.hint().map(|h| format!(" (hint: {h})")).unwrap_or_default();
+                let missing = [SqlState::UNDEFINED_TABLE, SqlState::INVALID_SCHEMA_NAME, SqlState::UNDEFINED_COLUMN];
+                let hint = if missing.contains(db.code()) {
+                    ". Hint: is the database prepared for this version? Run `hydrometer migrate` as its owner"
+                        .to_owned()
+                } else {
+                    db.hint().map(|h| format!(" (hint: {h})")).unwrap_or_default()
+                };
                 let detail = db.detail().map(|d| format!(" ({d})")).unwrap_or_default();
                 format!("{}{detail}{hint}", db.message())
             }

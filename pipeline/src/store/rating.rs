@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use hydrometer_rating::money::{Amount, Price, Share};
-use hydrometer_rating::rate::{Amounts, Cell, CellKey, CellStep, State, amounts, step};
+use hydrometer_rating::rate::{Amounts, Cell, CellAmounts, CellKey, CellStep, State, amounts, step};
 use hydrometer_schemas::time::Second;
 use tokio_postgres::GenericClient;
 use uuid::Uuid;
@@ -110,20 +110,18 @@ pub async fn write(
     write_steps(client, steps, transaction).await
 }
 
+type CellRow<'a> = (&'a StateKey, &'a CellKey, Cell, CellAmounts);
+
 async fn write_cells(client: &impl GenericClient, states: &BTreeMap<StateKey, State>) -> Result<(), StoreError> {
-    let mut rows = Vec::new();
+    let mut rows: Vec<CellRow<'_>> = Vec::new();
     for (key, state) in states {
         let amounts: Amounts = amounts(state)?;
         for (cell_key, cell) in state {
             rows.push((key, cell_key, *cell, amounts.get(cell_key).copied().unwrap_or_default()));
         }
     }
-    let text = |f: &dyn Fn(&(&StateKey, &CellKey, Cell, hydrometer_rating::rate::CellAmounts)) -> String| {
-        rows.iter().map(f).collect::<Vec<String>>()
-    };
-    let number = |f: &dyn Fn(&(&StateKey, &CellKey, Cell, hydrometer_rating::rate::CellAmounts)) -> i64| {
-        rows.iter().map(f).collect::<Vec<i64>>()
-    };
+    let text = |f: &dyn Fn(&CellRow<'_>) -> String| rows.iter().map(f).collect::<Vec<String>>();
+    let number = |f: &dyn Fn(&CellRow<'_>) -> i64| rows.iter().map(f).collect::<Vec<i64>>();
     client
         .execute(
             "INSERT INTO hydrometer.rating_cell (contract, charge, period_s, version_from_s, price, share, supplier, billed_s, paid_s, \

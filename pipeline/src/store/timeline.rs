@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use hydrometer_rating::history::Verdict;
+use hydrometer_rating::history::{Span, Verdict};
 use hydrometer_schemas::database::TIMELINE_LOCK;
 use hydrometer_schemas::lifecycle::{Event, EventKey};
 use hydrometer_schemas::time::Second;
@@ -249,4 +249,17 @@ pub async fn finish_requests(client: &impl GenericClient, ids: &[i64], commit: U
         .await
         .map_err(doing("finishing requests"))?;
     Ok(())
+}
+
+/// Hours in which some of a server's leased time could not be rated yet.
+pub async fn unrated_hours(client: &impl GenericClient, server: &str, span: Span) -> Result<Vec<Second>, StoreError> {
+    let rows = client
+        .query(
+            "SELECT DISTINCT from_s / 3600 * 3600 FROM hydrometer.unrated \
+             WHERE server = $1 AND mended_by IS NULL AND to_s > $2 AND from_s < $3",
+            &[&server, &span.from, &span.to],
+        )
+        .await
+        .map_err(doing("looking up what could not be rated"))?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
 }

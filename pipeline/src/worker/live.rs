@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use hydrometer_schemas::time::{SECONDS_PER_MINUTE, Second, hour_floor};
+use hydrometer_schemas::time::{SECONDS_PER_HOUR, SECONDS_PER_MINUTE, Second, hour_floor};
 use hydrometer_sinks::usage::UsageRow;
 
 use super::round::{Prepared, Share};
@@ -126,7 +126,8 @@ impl Worker {
                     ask(ObjectKind::Away, home, start, end);
                     share.away.push(row.clone());
                 }
-                _ if late => {
+                // What closes in an hour that is frozen already (a partition that was added later) is late as well.
+                _ if late || hour_floor(start) + SECONDS_PER_HOUR <= frontier => {
                     if late_minute_asks(end, frontier, minute_window_covers(&self.history, &row.server, start)) {
                         ask(ObjectKind::Late, &lease.partition, start, end);
                     }

@@ -46,6 +46,11 @@ pub enum WorkerError {
     GaveUp { attempts: u32, last: String },
 }
 
+/// How often requests are looked for; each look costs a few queries.
+const UPKEEP_INTERVAL: Duration = Duration::from_secs(2);
+/// How often staging is swept; on S3 a listing costs money.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(15);
+
 /// What a run did, for whoever started it.
 #[derive(Debug, Clone, Default)]
 pub struct Summary {
@@ -80,6 +85,7 @@ pub struct Worker {
     finished_attempts: HashSet<String>,
     last_round: Instant,
     last_upkeep: Instant,
+    last_sweep: Instant,
     summary: Summary,
     closed_counts: Counts,
     told_about_keys: bool,
@@ -151,6 +157,7 @@ impl Worker {
             finished_attempts: HashSet::new(),
             last_round: Instant::now(),
             last_upkeep: Instant::now(),
+            last_sweep: Instant::now(),
             summary: Summary::default(),
             closed_counts: Counts::default(),
             told_about_keys: false,
@@ -167,6 +174,28 @@ impl Worker {
 
     /// Runs until the source ends or `stop` resolves; then drains and commits what can be committed.
     pub async fn run(mut self, stop: impl Future<Output = ()>) -> Result<Summary, WorkerError> {
+        let result = self.run_until(stop).await;
+        if result.is_err() {
+            self.leave().await;
+        }
+        result
+    }
+
+    /// After an error: leaves the group, so that others need not wait for this member's session to time out. Nothing is committed.
+    async fn leave(&mut self) {
+        self.source.stop();
+        let left = async {
+            while let Some(event) = self.source.next().await {
+                // An answer that is dropped lets the source go on.
+                drop(event);
+            }
+        };
+        if tokio::time::timeout(Duration::from_secs(5), left).await.is_err() {
+            tracing::warn!("could not leave the consumer group in time");
+        }
+    }
+
+    async fn run_until(&mut self, stop: impl Future<Output = ()>) -> Result<Summary, WorkerError> {
         tokio::pin!(stop);
         let mut stopping = false;
         let mut tick = tokio::time::interval(Duration::from_millis(250));
@@ -193,7 +222,7 @@ impl Worker {
             self.finish().await?;
         }
         self.tell();
-        Ok(self.summary)
+        Ok(self.summary.clone())
     }
 
     fn all_ended(&self) -> bool {
@@ -236,7 +265,7 @@ impl Worker {
         if self.live_round_due(force).await? {
             self.live_round().await?;
         }
-        if force || self.last_upkeep.elapsed() >= Duration::from_secs(2) {
+        if force || self.last_upkeep.elapsed() >= UPKEEP_INTERVAL {
             self.revise().await?;
             self.upkeep().await?;
             self.last_upkeep = Instant::now();
@@ -274,7 +303,11 @@ impl Worker {
                     Ok(Ok(())) => {}
                     // Whoever gets the partitions reads again what was not committed.
                     Ok(Err(error)) => tracing::warn!(%error, "could not commit before handing partitions over"),
-                    Err(_) => tracing::warn!("could not commit within the drain time"),
+                    Err(_) => {
+                        tracing::warn!("could not commit within the drain time");
+                        // A transaction was broken off; whether its events count is for the database to say.
+                        self.forget_history();
+                    }
                 }
                 self.discard(&partitions);
                 let _ = reply.send(());
@@ -409,8 +442,12 @@ impl Worker {
         for (partition, frozen) in frozen {
             manifest::retire_late(self.db.client_ref(), &partition, frozen).await?;
         }
-        let finished = &self.finished_attempts;
-        sweep(&self.db, &self.warehouse, &|attempt| finished.contains(attempt)).await?;
+        if self.last_sweep.elapsed() >= SWEEP_INTERVAL {
+            let finished = &self.finished_attempts;
+            sweep(&self.db, &self.warehouse, &|attempt| finished.contains(attempt)).await?;
+            self.finished_attempts.clear();
+            self.last_sweep = Instant::now();
+        }
         Ok(())
     }
 
