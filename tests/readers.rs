@@ -141,6 +141,28 @@ fn truth_sums(outcome: &Outcome) -> ([Sums; 3], BTreeMap<String, [i64; 8]>) {
     ([renter, commission, supplier].map(|sums| without_zeros(&sums)), seconds)
 }
 
+/// Renter amounts and commission per contract and currency, as `hydrometer sql` prints them.
+fn sums_by_sql(deployment: &Deployment) -> (Sums, Sums) {
+    let config = deployment.write_config(&deployment.config());
+    let query =
+        "SELECT contract, currency, sum(renter_amount), sum(commission) FROM rated_usage GROUP BY contract, currency";
+    let output = Command::new(env!("CARGO_BIN_EXE_hydrometer"))
+        .args(["--config", &config.display().to_string(), "sql", "--format", "csv", query])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let (mut renter, mut commission) = (Sums::new(), Sums::new());
+    for line in String::from_utf8(output.stdout).unwrap().lines().skip(1) {
+        let fields: Vec<&str> = line.split(',').collect();
+        // All nine decimals are printed, so without the point it is a whole number of 1e-9.
+        let nanos = |text: &str| text.replace('.', "").parse::<i128>().unwrap();
+        let key = format!("{} {}", fields[0], fields[1]);
+        renter.insert(key.clone(), nanos(fields[2]));
+        commission.insert(key, nanos(fields[3]));
+    }
+    (renter, commission)
+}
+
 async fn ledger_balances(deployment: &Deployment) -> Sums {
     let balances = ledger::balances(deployment.database().await.client_ref(), "", AsOf::Now).await.unwrap();
     let net = |account: &str, debits: i128, credits: i128| {
@@ -170,6 +192,8 @@ async fn assert_readers_agree(deployment: &Deployment, outcome: &Outcome) -> Own
         }
     }
 
+    let (renter, commission) = sums_by_sql(deployment);
+    assert_eq!((&own.renter, &own.commission), (&renter, &commission), "amounts: files, `hydrometer sql`");
     assert_eq!(without_zeros(&own.accounts), ledger_balances(deployment).await, "accounts: files, ledger");
     let (truth, seconds) = truth_sums(outcome);
     for (what, (own, truth)) in ["renter", "commission", "supplier"]

@@ -49,18 +49,23 @@ impl Plan {
         self.requests.is_empty()
     }
 
-    /// Gathers every request of the partition that lies behind its frontier.
+    /// Gathers the requests of the partition that lie behind its frontier, oldest first, until they touch `hours_max` hours.
     pub async fn gather(
         db: &Database,
         warehouse: &Warehouse,
         history: &History,
         homes: &BTreeMap<String, TopicPartition>,
         lease: &Lease,
+        hours_max: usize,
     ) -> Result<Plan, WorkerError> {
         let mut plan = Plan::default();
         for OpenRequest { id, request } in open_requests(db.client_ref(), &lease.partition).await? {
             if !derivable(request.to, lease.frontier) {
                 continue;
+            }
+            // The rest waits for the next look, so that one look is bounded whatever was asked for.
+            if plan.hours.len() >= hours_max {
+                break;
             }
             match &request.scope {
                 Scope::Server(server) => {
@@ -218,12 +223,13 @@ impl Revision {
         now: BTreeMap<RecordKey, RatedRow>,
     ) {
         let keys: BTreeSet<&RecordKey> = before.keys().chain(now.keys()).collect();
-        let mut last_revision: BTreeMap<(String, Span), i32> = BTreeMap::new();
+        type Window = (String, String, Span);
+        let mut last_revision: BTreeMap<Window, i32> = BTreeMap::new();
         for (key, (_, _, revision)) in &before {
-            let last = last_revision.entry((key.lease.clone(), key.window)).or_default();
+            let last = last_revision.entry((key.lease.clone(), key.server.clone(), key.window)).or_default();
             *last = (*last).max(*revision);
         }
-        let mut revised: BTreeMap<(String, Span), i32> = BTreeMap::new();
+        let mut revised: BTreeMap<Window, i32> = BTreeMap::new();
         for key in keys {
             let said = before.get(key).map(|(_, seconds, _)| *seconds).unwrap_or_default();
             let found = now.get(key).map(|row| row.seconds).unwrap_or_default();
@@ -232,7 +238,7 @@ impl Revision {
                 continue;
             }
             let Some(sample) = now.get(key).or_else(|| before.get(key).map(|(row, _, _)| row)) else { continue };
-            let window = (key.lease.clone(), key.window);
+            let window = (key.lease.clone(), key.server.clone(), key.window);
             let next =
                 *revised.entry(window.clone()).or_insert_with(|| last_revision.get(&window).copied().unwrap_or(0) + 1);
             let row = RatedRow {
@@ -247,8 +253,9 @@ impl Revision {
             self.derived.note_parties(&row);
             self.derived.rows.entry(hour).or_default().push(row);
         }
-        self.revised.extend(revised.into_iter().map(|((lease, window), revision)| RevisedWindow {
+        self.revised.extend(revised.into_iter().map(|((lease, server, window), revision)| RevisedWindow {
             lease,
+            server,
             from: window.from,
             to: window.to,
             revision,
@@ -260,6 +267,7 @@ impl Revision {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct RecordKey {
     lease: String,
+    server: String,
     window: Span,
     slot: Option<u32>,
     gpu: Option<String>,
@@ -271,6 +279,7 @@ impl RecordKey {
     fn of(row: &RatedRow) -> RecordKey {
         RecordKey {
             lease: row.lease.clone().unwrap_or_default(),
+            server: row.server.clone().unwrap_or_default(),
             window: row.window,
             slot: row.slot,
             gpu: row.gpu.clone(),

@@ -84,11 +84,12 @@ CREATE INDEX request_open ON hydrometer.request (topic, partition) WHERE done_by
 -- A window that was rated again: one of two racing derivations wins.
 CREATE TABLE hydrometer.revision (
     lease       text    NOT NULL,
+    server      text    NOT NULL,                  -- a lease may turn out to belong to another server
     window_start_s bigint NOT NULL,
     window_end_s   bigint NOT NULL,
     revision    integer NOT NULL,
     commit_id   uuid    NOT NULL,
-    PRIMARY KEY (lease, window_start_s, window_end_s, revision)
+    PRIMARY KEY (lease, server, window_start_s, window_end_s, revision)
 );
 
 -- The manifest of staged objects: written before the commit that names them, gone some time after their publication.

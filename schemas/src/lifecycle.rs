@@ -202,14 +202,21 @@ impl Kind {
                 }
             }
             Kind::OutageClosed { outage, .. } => identity("outage", outage)?,
-            Kind::ContractApplied { contract, renter, currency, .. } => {
+            Kind::ContractApplied {
+                contract, renter, currency, price_per_gpu_hour, supplier_share_percent, ..
+            } => {
+                identity("price_per_gpu_hour", price_per_gpu_hour)?;
+                identity("supplier_share_percent", supplier_share_percent)?;
                 identity("contract", contract)?;
                 identity("renter", renter)?;
                 if currency.len() != 3 || !currency.bytes().all(|b| b.is_ascii_uppercase()) {
                     return Err(format!("currency {currency:?} is not an ISO 4217 code such as \"USD\""));
                 }
             }
-            Kind::PriceChanged { contract, .. } => identity("contract", contract)?,
+            Kind::PriceChanged { contract, price_per_gpu_hour } => {
+                identity("contract", contract)?;
+                identity("price_per_gpu_hour", price_per_gpu_hour)?;
+            }
         }
         Ok(())
     }
@@ -217,6 +224,10 @@ impl Kind {
 
 fn required(field: Option<String>, name: &str) -> Result<String, Refusal> {
     match field {
+        // PostgreSQL's text holds no NUL, and nobody's names should hold the like.
+        Some(text) if text.bytes().any(|b| b.is_ascii_control()) => {
+            Err(Refusal::new(Reason::MalformedEvent, format!("{name} holds a control character")))
+        }
         Some(text) if !text.is_empty() && text.len() <= 256 => Ok(text),
         Some(text) if text.is_empty() => Err(Refusal::new(Reason::MalformedEvent, format!("{name} is empty"))),
         Some(_) => Err(Refusal::new(Reason::MalformedEvent, format!("{name} is longer than 256 bytes"))),
@@ -280,6 +291,11 @@ mod tests {
                 event("gpu.lease.started", serde_json::json!({"lease":"l","contract":"c","server":"s","slots":[1,1]})),
                 Reason::MalformedEvent,
                 "twice",
+            ),
+            (
+                event("gpu.price.changed", serde_json::json!({"contract":"c","price_per_gpu_hour":"1\u{0}"})),
+                Reason::MalformedEvent,
+                "control character",
             ),
         ];
         for (bytes, reason, part) in cases {

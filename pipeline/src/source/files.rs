@@ -8,10 +8,11 @@ use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use async_trait::async_trait;
 use hydrometer_schemas::MESSAGE_BYTES_MAX;
-use hydrometer_schemas::time::{Micros, Second, hour_ceil, second_of};
+use hydrometer_schemas::time::{Micros, Second, hour_ceil, hour_floor, second_of};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{Batch, Source, SourceError, SourceEvent, TopicPartition};
@@ -38,7 +39,14 @@ pub struct FileSourceConfig {
 pub struct FileSource {
     partitions: Vec<(Arc<str>, i32)>,
     events: mpsc::Receiver<Result<SourceEvent, SourceError>>,
-    horizon: Arc<std::sync::OnceLock<Second>>,
+    horizon: Arc<Horizon>,
+}
+
+/// How far leases that are still open may be rated. While the logs are being read it is the hour up to which they were appended
+/// to what was read so far; when all have ended, the end of the last record's hour.
+struct Horizon {
+    fixed: Option<Second>,
+    reached: AtomicI64,
 }
 
 const HINT: &str = "a log line is LOG_TIME_MICROSECONDS<TAB>KEY<TAB>PAYLOAD; see docs/formats.md";
@@ -52,10 +60,7 @@ impl FileSource {
             partitions.push((topic.clone(), found.len() as i32));
             logs.extend(found);
         }
-        let horizon = Arc::new(std::sync::OnceLock::new());
-        if let Some(until) = config.until {
-            let _ = horizon.set(until);
-        }
+        let horizon = Arc::new(Horizon { fixed: config.until, reached: AtomicI64::new(0) });
         let (sender, events) = mpsc::channel(4);
         let reader = Reader { config, logs, sender, horizon: horizon.clone() };
         std::thread::Builder::new()
@@ -79,7 +84,7 @@ impl Source for FileSource {
     fn committed(&mut self, _positions: &[(TopicPartition, i64)]) {}
 
     fn horizon(&self) -> Option<Second> {
-        self.horizon.get().copied()
+        Some(self.horizon.fixed.unwrap_or_else(|| self.horizon.reached.load(Ordering::Acquire)))
     }
 
     fn stop(&mut self) {
@@ -123,7 +128,7 @@ struct Reader {
     config: FileSourceConfig,
     logs: BTreeMap<TopicPartition, PathBuf>,
     sender: mpsc::Sender<Result<SourceEvent, SourceError>>,
-    horizon: Arc<std::sync::OnceLock<Second>>,
+    horizon: Arc<Horizon>,
 }
 
 /// The receiver is gone: stop quietly.
@@ -148,7 +153,8 @@ impl Reader {
             let log = PartitionLog::open(partition.clone(), path.clone(), start).map_err(ReadEnd::Failed)?;
             open.push(log);
         }
-        let mut last_log_time = Micros::MIN;
+        // What was handled by an earlier run counts too.
+        let mut last_log_time = open.iter().map(|log| log.last_log_time).max().unwrap_or(0);
         let mut seed = match self.config.interleave {
             Interleave::Seeded(seed) => seed,
             Interleave::LogTime { .. } => 0,
@@ -157,8 +163,9 @@ impl Reader {
             // Partitions that have nothing more are handed over as ended; the last one after the horizon is known.
             while let Some(done) = open.iter().position(|log| log.head.is_none()) {
                 let log = open.swap_remove(done);
-                if open.is_empty() && last_log_time > Micros::MIN {
-                    let _ = self.horizon.set(hour_ceil(second_of(last_log_time)));
+                last_log_time = last_log_time.max(log.last_log_time);
+                if open.is_empty() {
+                    self.horizon.reached.store(hour_ceil(second_of(last_log_time)), Ordering::Release);
                 }
                 self.send(SourceEvent::Ended(log.partition))?;
             }
@@ -167,6 +174,7 @@ impl Reader {
             }
             let (index, until, records) = self.choose(&open, &mut seed);
             let log = &mut open[index];
+            self.horizon.reached.store(hour_floor(second_of(last_log_time)), Ordering::Release);
             let mut batch = Batch::new(log.partition.clone());
             while let Some(head) = log.head.as_ref().filter(|head| head.log_time <= until) {
                 if batch.records.len() >= records || batch.bytes.len() > 32 * MESSAGE_BYTES_MAX {
@@ -227,6 +235,7 @@ struct PartitionLog {
     line: Vec<u8>,
     offset: i64,
     head: Option<Head>,
+    last_log_time: Micros,
 }
 
 impl PartitionLog {
@@ -238,7 +247,8 @@ impl PartitionLog {
         } else {
             Box::new(BufReader::with_capacity(1 << 18, file))
         };
-        let mut log = PartitionLog { partition, path, reader, line: Vec::new(), offset: -1, head: None };
+        let mut log =
+            PartitionLog { partition, path, reader, line: Vec::new(), offset: -1, head: None, last_log_time: 0 };
         while log.offset < start {
             log.advance()?;
             if log.head.is_none() && log.offset < start {
@@ -277,6 +287,7 @@ impl PartitionLog {
         };
         let log_time = std::str::from_utf8(&self.line[..first]).ok().and_then(|t| t.parse::<Micros>().ok());
         let log_time = log_time.ok_or_else(|| malformed("the line does not begin with a number"))?;
+        self.last_log_time = self.last_log_time.max(log_time);
         unescape(&mut self.line, second + 1);
         self.head = Some(Head { log_time, payload_start: second + 1 });
         Ok(())

@@ -45,6 +45,7 @@ impl CommitKind {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RevisedWindow {
     pub lease: String,
+    pub server: String,
     pub from: Second,
     pub to: Second,
     pub revision: i32,
@@ -468,14 +469,16 @@ async fn insert_revised(client: &impl GenericClient, round: &RoundCommit) -> Res
         return Ok(());
     }
     let leases: Vec<&str> = round.revised.iter().map(|r| r.lease.as_str()).collect();
+    let servers: Vec<&str> = round.revised.iter().map(|r| r.server.as_str()).collect();
     let from: Vec<i64> = round.revised.iter().map(|r| r.from).collect();
     let to: Vec<i64> = round.revised.iter().map(|r| r.to).collect();
     let revisions: Vec<i32> = round.revised.iter().map(|r| r.revision).collect();
     client
         .execute(
-            "INSERT INTO hydrometer.revision (lease, window_start_s, window_end_s, revision, commit_id) \
-             SELECT l, f, t, r, $1 FROM unnest($2::text[], $3::bigint[], $4::bigint[], $5::int[]) AS k (l, f, t, r)",
-            &[&round.attempt, &leases, &from, &to, &revisions],
+            "INSERT INTO hydrometer.revision (lease, server, window_start_s, window_end_s, revision, commit_id) \
+             SELECT l, v, f, t, r, $1 \
+             FROM unnest($2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::int[]) AS k (l, v, f, t, r)",
+            &[&round.attempt, &leases, &servers, &from, &to, &revisions],
         )
         .await
         .map_err(doing("recording revisions"))?;

@@ -60,11 +60,6 @@ impl Lease {
             revision: row.get(11),
         }
     }
-
-    /// Whether anything was ever committed for the partition; if not, reading starts at the log's beginning.
-    pub fn is_fresh(&self) -> bool {
-        self.round == 0
-    }
 }
 
 impl Database {

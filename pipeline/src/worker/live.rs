@@ -155,17 +155,23 @@ impl Worker {
         share
     }
 
-    /// A server's home is the partition in which it speaks first.
+    /// A server's home is the partition in which it speaks first; where a cut finds it in several, the one with most of its minutes.
     fn claims_by_readings(&self) -> BTreeMap<String, (TopicPartition, &'static str)> {
-        let mut claims = BTreeMap::new();
+        let mut heard: BTreeMap<&str, BTreeMap<&TopicPartition, usize>> = BTreeMap::new();
         for stream in self.streams.values() {
             for row in stream.cut.closed.iter().chain(&stream.cut.late) {
-                if !self.homes.contains_key(&*row.server) && !claims.contains_key(&*row.server) {
-                    claims.insert(row.server.to_string(), (stream.lease.partition.clone(), "reading"));
+                if !self.homes.contains_key(&*row.server) {
+                    *heard.entry(&row.server).or_default().entry(&stream.lease.partition).or_default() += 1;
                 }
             }
         }
-        claims
+        let most = |minutes: BTreeMap<&TopicPartition, usize>| {
+            minutes.into_iter().max_by(|a, b| a.1.cmp(&b.1).then(b.0.cmp(a.0))).map(|(partition, _)| partition.clone())
+        };
+        heard
+            .into_iter()
+            .filter_map(|(server, minutes)| Some((server.to_owned(), (most(minutes)?, "reading"))))
+            .collect()
     }
 
     /// A leased server that has spoken nowhere, although every partition has been metered past the end of one of its windows, gets

@@ -261,6 +261,7 @@ impl Worker {
         if !due {
             return Ok(());
         }
+        let began = Instant::now();
         self.commit_lifecycles().await?;
         if self.live_round_due(force).await? {
             self.live_round().await?;
@@ -271,6 +272,11 @@ impl Worker {
             self.last_upkeep = Instant::now();
         }
         self.last_round = Instant::now();
+        if began.elapsed() > Duration::from_secs(1) {
+            // Nobody listened meanwhile: records may be waiting, so this was not the partitions' silence.
+            self.streams.values_mut().for_each(|s| s.idle.last_record = Instant::now());
+            self.lifecycles.values_mut().for_each(|l| l.idle.last_record = Instant::now());
+        }
         self.tell();
         Ok(())
     }
@@ -344,6 +350,7 @@ impl Worker {
     }
 
     async fn assigned(&mut self, partitions: &[TopicPartition]) -> Result<StartOffsets, WorkerError> {
+        self.register(partitions).await?;
         let leases = self.db.take_over(partitions, &self.config.worker).await?;
         self.homes = timeline::homes(self.db.client_ref()).await?;
         self.refresh_history().await?;
@@ -351,11 +358,11 @@ impl Worker {
         for lease in leases {
             let partition = lease.partition.clone();
             if *partition.topic == *self.config.topics.lifecycle {
-                starts.push((partition.clone(), (!lease.is_fresh()).then_some(lease.position.next)));
+                starts.push((partition.clone(), start_of(&lease, lease.position.next)));
                 self.lifecycles.insert(partition, lifecycle::LifecycleStream::new(lease));
                 continue;
             }
-            starts.push((partition.clone(), (!lease.is_fresh()).then_some(lease.position.replay_from)));
+            starts.push((partition.clone(), start_of(&lease, lease.position.replay_from)));
             let stream = self.open_stream(lease).await?;
             self.streams.insert(partition, stream);
         }
@@ -363,6 +370,23 @@ impl Worker {
         let owned: Vec<TopicPartition> = partitions.to_vec();
         self.summary.files += publish_owed(&mut self.db, &self.warehouse, &owned).await? as u64;
         Ok(starts)
+    }
+
+    /// Partitions may be added to a topic while workers run; they are known from their first assignment on.
+    async fn register(&mut self, partitions: &[TopicPartition]) -> Result<(), WorkerError> {
+        let mut counts: BTreeMap<Arc<str>, i32> = BTreeMap::new();
+        for partition in partitions {
+            let count = counts.entry(partition.topic.clone()).or_default();
+            *count = (*count).max(partition.partition + 1);
+        }
+        for (topic, count) in counts {
+            let lifecycle = *topic == *self.config.topics.lifecycle;
+            self.db.ensure_partitions(&topic, if lifecycle { Role::Lifecycle } else { Role::Telemetry }, count).await?;
+            if !lifecycle {
+                self.telemetry_partitions = self.telemetry_partitions.max(count);
+            }
+        }
+        Ok(())
     }
 
     async fn open_stream(&mut self, lease: Lease) -> Result<Stream, WorkerError> {
@@ -463,6 +487,11 @@ impl Worker {
             );
         }
     }
+}
+
+/// Where to read on: at `offset`, or at the log's beginning (wherever that is by now) when no record was ever handled.
+fn start_of(lease: &Lease, offset: i64) -> Option<i64> {
+    (lease.position.next > 0).then_some(offset)
 }
 
 /// A fresh id for an attempt, and the protocol's step that it leads to.

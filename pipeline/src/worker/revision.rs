@@ -1,5 +1,6 @@
 //! Rounds of revisions: the derivable requests of a partition, in bounded steps, through the same protocol.
 
+use hydrometer_rating::history::Span;
 use hydrometer_schemas::time::Second;
 
 use super::round::{Prepared, Share};
@@ -9,6 +10,7 @@ use crate::revise::{Plan, Revision};
 use crate::source::TopicPartition;
 use crate::store::commit::CommitKind;
 use crate::store::lease::Lease;
+use crate::store::timeline::unrated_hours;
 
 impl Worker {
     /// Answers every request that lies behind its partition's frontier.
@@ -23,7 +25,8 @@ impl Worker {
     async fn revise_partition(&mut self, partition: &TopicPartition) -> Result<(), WorkerError> {
         let Some(lease) = self.streams.get(partition).map(|s| s.lease.clone()) else { return Ok(()) };
         self.refresh_history().await?;
-        let plan = Plan::gather(&self.db, &self.warehouse, &self.history, &self.homes, &lease).await?;
+        let step = self.config.commit.revision_hours.max(1);
+        let plan = Plan::gather(&self.db, &self.warehouse, &self.history, &self.homes, &lease, step).await?;
         if plan.is_empty() {
             return Ok(());
         }
@@ -31,7 +34,6 @@ impl Worker {
         self.summary.files +=
             publish_owed(&mut self.db, &self.warehouse, std::slice::from_ref(partition)).await? as u64;
         let hours: Vec<Second> = plan.hours.keys().copied().collect();
-        let step = self.config.commit.revision_hours.max(1);
         let mut done = 0;
         loop {
             let until = (done + step).min(hours.len());
@@ -46,6 +48,17 @@ impl Worker {
         }
     }
 
+    /// Whether some of this time is on the list of what could not be rated.
+    async fn mends_anything(&self, mended: &[(String, Second, Second)]) -> Result<bool, WorkerError> {
+        for (server, from, to) in mended {
+            let span = Span { from: *from, to: *to };
+            if !unrated_hours(self.db.client_ref(), server, span).await?.is_empty() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     async fn prepare_revision(
         &mut self,
         partition: &TopicPartition,
@@ -56,7 +69,11 @@ impl Worker {
         let Some(before) = self.streams.get(partition).map(|s| s.lease.clone()) else { return Ok(None) };
         let revision = Revision::derive(&self.db, &self.warehouse, &self.history, &before, plan, hours, last).await?;
         let found_something = !revision.usage.is_empty() || !revision.derived.rows.is_empty();
-        if !found_something && revision.finished.is_empty() && revision.derived.unrated.is_empty() {
+        if !found_something
+            && revision.finished.is_empty()
+            && revision.derived.unrated.is_empty()
+            && !self.mends_anything(&revision.mended).await?
+        {
             return Ok(None);
         }
         // A revision moves nothing but its own number: positions and frontier stay.
