@@ -68,6 +68,7 @@ async fn fleet(name: &str, plan: &Plan) -> Fleet {
     config.source.kafka.accept_producer_time = true;
     // A member that comes back under its name takes its place at once.
     config.source.kafka.options.insert("group.instance.id".into(), "restarted".into());
+    config.source.kafka.options.insert("session.timeout.ms".into(), "6000".into());
     config.topics.telemetry = telemetry;
     config.topics.lifecycle = lifecycle;
     config.windows.idle_s = 2;
@@ -126,12 +127,12 @@ impl Fleet {
 /// Starts a worker that is to be killed at `failpoint`, and waits until it is.
 async fn killed_at(fleet: &Fleet, failpoint: &str) {
     let mut child = fleet.start(Some(failpoint));
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + Duration::from_secs(120);
     let status = loop {
         if let Some(status) = child.try_wait().unwrap() {
             break status;
         }
-        assert!(Instant::now() < deadline, "{failpoint} was not passed within a minute");
+        assert!(Instant::now() < deadline, "{failpoint} was not passed within two minutes");
         tokio::time::sleep(Duration::from_millis(20)).await;
     };
     assert_eq!(status.signal(), Some(9), "{failpoint}: the worker ended by itself: {status}");
