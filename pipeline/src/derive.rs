@@ -162,14 +162,16 @@ pub fn minute_window_covers(history: &History, server: &str, minute_start: Secon
     })
 }
 
-/// The servers that changes of history touch: themselves, or through a contract of theirs; each from its earliest second.
-pub fn touched_servers(history: &History, changes: &hydrometer_rating::history::Changes) -> BTreeMap<String, Second> {
+/// The servers that changes of history touch: themselves, or through a contract of theirs; each from its earliest second to the end of
+/// its last lease.
+pub fn touched_servers(history: &History, changes: &hydrometer_rating::history::Changes) -> BTreeMap<String, Span> {
     let mut touched = changes.servers.clone();
     for (contract, from) in &changes.contracts {
         let servers: BTreeSet<&str> = history.servers_under(contract).collect();
         for server in servers {
-            let earliest = touched.entry(server.to_owned()).or_insert(*from);
-            *earliest = (*from).min(*earliest);
+            let to = history.server(server).map_or(*from, ServerTimeline::leased_until);
+            let span = touched.entry(server.to_owned()).or_insert(Span { from: *from, to });
+            *span = Span { from: span.from.min(*from), to: span.to.max(to) };
         }
     }
     touched

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use hydrometer_ledger::{self as ledger, AccountSpec, TransactionId};
+use hydrometer_rating::history::Span;
 use hydrometer_rating::money::Amount;
 use hydrometer_rating::rate::State;
 use hydrometer_schemas::lifecycle::Event;
@@ -537,8 +538,8 @@ pub struct LifecycleCommit {
 /// What new events changed.
 pub struct LifecycleChanges {
     pub verdicts: BTreeMap<hydrometer_schemas::lifecycle::EventKey, hydrometer_rating::history::Verdict>,
-    /// Servers whose timeline or prices changed, from which second on.
-    pub servers: BTreeMap<String, Second>,
+    /// Servers whose timeline or prices changed, from which second to which.
+    pub servers: BTreeMap<String, Span>,
 }
 
 async fn inside_lifecycle(
@@ -585,18 +586,19 @@ async fn inside_lifecycle(
 /// without a home has nothing rated; whoever claims it asks.
 async fn requests_behind_frontiers(
     client: &impl GenericClient,
-    servers: &BTreeMap<String, Second>,
+    servers: &BTreeMap<String, Span>,
 ) -> Result<Vec<Request>, StoreError> {
     let names: Vec<&str> = servers.keys().map(String::as_str).collect();
-    let from: Vec<i64> = servers.values().map(|from| (*from).max(0)).collect();
+    let from: Vec<i64> = servers.values().map(|span| span.from.max(0)).collect();
+    let to: Vec<i64> = servers.values().map(|span| span.to.max(0)).collect();
     let rows = client
         .query(
-            "SELECT k.s, k.f, h.topic, h.partition, l.frontier_s \
-             FROM unnest($1::text[], $2::bigint[]) AS k (s, f) \
+            "SELECT k.s, k.f, h.topic, h.partition, least(k.t, l.frontier_s) \
+             FROM unnest($1::text[], $2::bigint[], $3::bigint[]) AS k (s, f, t) \
              JOIN LATERAL (SELECT topic, partition FROM hydrometer.home AS h WHERE h.server = k.s ORDER BY since_s DESC LIMIT 1) AS h ON true \
              JOIN hydrometer.partition_lease AS l ON l.topic = h.topic AND l.partition = h.partition \
-             WHERE k.f < l.frontier_s ORDER BY k.s",
-            &[&names, &from],
+             WHERE k.f < least(k.t, l.frontier_s) ORDER BY k.s",
+            &[&names, &from, &to],
         )
         .await
         .map_err(doing("comparing events with the frontiers"))?;

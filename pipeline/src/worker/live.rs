@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use hydrometer_rating::history::ServerTimeline;
 use hydrometer_schemas::time::{SECONDS_PER_HOUR, SECONDS_PER_MINUTE, Second, hour_floor};
 use hydrometer_sinks::usage::UsageRow;
 
@@ -207,12 +208,14 @@ impl Worker {
             let frontier = frontiers.get(home).copied().unwrap_or(0);
             let leases: BTreeSet<Second> =
                 self.history.server(server).into_iter().flat_map(|t| &t.leases).map(|l| l.span.from).collect();
-            if let Some(&from) = leases.first().filter(|from| **from < frontier) {
+            // Not beyond its last lease, so that it need not wait for the running hour when that has ended.
+            let to = frontier.min(self.history.server(server).map_or(frontier, ServerTimeline::leased_until));
+            if let Some(&from) = leases.first().filter(|from| **from < to) {
                 prepared.requests.push(Request {
                     partition: home.clone(),
                     scope: Scope::Server(server.clone()),
                     from,
-                    to: frontier,
+                    to,
                     cause: "home claimed behind the frontier".to_owned(),
                 });
             }

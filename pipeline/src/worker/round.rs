@@ -152,16 +152,17 @@ impl Worker {
             let changes = history.insert(events);
             *version = latest;
             let mut requests = Vec::new();
-            for (server, from) in touched_servers(history, &changes) {
+            for (server, span) in touched_servers(history, &changes) {
                 let Some(home) = homes.get(&server).or_else(|| commit.claims.get(&server).map(|c| &c.0)) else {
                     continue;
                 };
-                let Some(until) = due_until.get(home).filter(|until| from < **until) else { continue };
+                let to = due_until.get(home).map(|until| span.to.min(*until));
+                let Some(to) = to.filter(|to| span.from < *to) else { continue };
                 requests.push(Request {
                     partition: home.clone(),
                     scope: Scope::Server(server),
-                    from: from.max(0),
-                    to: *until,
+                    from: span.from.max(0),
+                    to,
                     cause: "lifecycle event during a commit".to_owned(),
                 });
             }

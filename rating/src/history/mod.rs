@@ -67,6 +67,13 @@ pub struct ServerTimeline {
     pub outages: Vec<Outage>,
 }
 
+impl ServerTimeline {
+    /// The end of its last lease: nothing after it is rated. The beginning of time when it never had one.
+    pub fn leased_until(&self) -> Second {
+        self.leases.iter().map(|lease| lease.span.to).max().unwrap_or(Second::MIN)
+    }
+}
+
 /// A contract's terms from one second to another.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Version {
@@ -86,8 +93,8 @@ pub type Verdict = Option<String>;
 pub struct Changes {
     /// The verdict of every new event and of every event whose verdict flipped.
     pub verdicts: BTreeMap<EventKey, Verdict>,
-    /// Servers whose timeline changed, each from the earliest second concerned.
-    pub servers: BTreeMap<String, Second>,
+    /// Servers whose timeline changed, each from the earliest second concerned to the end of its last lease, as it was or is.
+    pub servers: BTreeMap<String, Span>,
     /// Contracts whose versions changed, each from the earliest second concerned.
     pub contracts: BTreeMap<String, Second>,
 }
@@ -245,7 +252,9 @@ impl History {
             for lease in &timeline.leases {
                 self.leased_under.entry(lease.contract.clone()).or_default().insert(server.to_owned());
             }
-            changes.servers.insert(server.to_owned(), earliest);
+            let before = self.servers.get(server).map_or(earliest, ServerTimeline::leased_until);
+            let to = before.max(timeline.leased_until());
+            changes.servers.insert(server.to_owned(), Span { from: earliest, to });
             self.servers.insert(server.to_owned(), timeline);
         }
     }

@@ -41,7 +41,7 @@ fn a_verdict_flips_when_the_missing_event_arrives() {
     assert!(changes.verdicts[&resumed.key].is_some());
     let changes = history.insert([event(20, "2", Kind::LeaseSuspended { lease: "a".into() })]);
     assert_eq!(changes.verdicts[&resumed.key], None);
-    assert_eq!(changes.servers["s"], 20);
+    assert_eq!(changes.servers["s"], Span { from: 20, to: FOREVER });
     assert_eq!(history.server("s").unwrap().leases[0].suspended, [Span { from: 20, to: 40 }]);
 }
 
@@ -55,7 +55,7 @@ fn a_fault_named_at_closing_holds_from_the_opening() {
     )]);
     let changes =
         history.insert([event(90, "2", Kind::OutageClosed { outage: "o".into(), fault: Some(Fault::Platform) })]);
-    assert_eq!(changes.servers["s"], 10);
+    assert_eq!(changes.servers["s"].from, 10);
     assert_eq!(history.server("s").unwrap().outages[0].fault, Some(Fault::Platform));
 }
 
