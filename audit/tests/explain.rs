@@ -56,16 +56,22 @@ async fn lease(cut: &Cut, what: &str) -> LeaseExplanation {
 async fn records_of_every_kind() {
     let system = system().await;
     let cut = Cut::open(&system.url, &system.warehouse).await.unwrap();
-    let mut ids = BTreeSet::new();
+    let mut ids = Vec::new();
     for kind in ["usage", "correction", "adjustment"] {
         ids.extend(
             texts(&cut, &format!("SELECT record FROM rated_usage WHERE kind = '{kind}' ORDER BY record LIMIT 12"))
                 .await,
         );
     }
-    assert!(ids.len() > 12);
+    let sampled = ids.len();
+    assert!(sampled > 12);
+    // Ids carry what differs from run to run; so after the sample, go on until enough of the plainest kind were seen.
+    ids.extend(texts(&cut, "SELECT record FROM rated_usage WHERE kind = 'usage' ORDER BY record OFFSET 12").await);
     let mut drawn = 0;
-    for id in &ids {
+    for (seen, id) in ids.iter().enumerate() {
+        if seen >= sampled && drawn > 3 {
+            break;
+        }
         let e = record(&cut, id).await;
         assert_eq!(&e.line.record, id);
         assert_eq!(
