@@ -1,23 +1,22 @@
 //! Folding readings into metered minutes with DataFusion's aggregates.
 //!
 //! DataFusion rejects an unsorted GROUP BY over a table that never ends, so the window operator is ours; the aggregates are
-//! DataFusion's `GroupsAccumulator`s, the very ones that SQL over an archive runs (a test holds both equal). Grouping needs no hash
+//! DataFusion's `GroupsAccumulator`s, the very ones that SQL over an archive runs (a test holds both equal; only the first and last
+//! reading of a counter, for which SQL has `first_value … ORDER BY`, are folded here as the least and greatest of a packed number). Grouping needs no hash
 //! table here: the decoder has numbered the GPUs densely, so a GPU's group is looked up by its number.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, Float64Array, Int64Array, RecordBatch, UInt64Array};
-use arrow::compute::SortOptions;
-use arrow::datatypes::{DataType, Field, Float64Type, Int64Type, Schema, SchemaRef, UInt64Type};
+use arrow::array::{Array, ArrayRef, AsArray, Decimal128Array, Float64Array, Int64Array, RecordBatch, UInt64Array};
+use arrow::datatypes::{DataType, Decimal128Type, Field, Float64Type, Int64Type, Schema, SchemaRef, UInt64Type};
 use datafusion::error::DataFusionError;
 use datafusion::functions_aggregate::bit_and_or_xor::bit_or_udaf;
-use datafusion::functions_aggregate::first_last::{first_value_udaf, last_value_udaf};
 use datafusion::functions_aggregate::min_max::{max_udaf, min_udaf};
 use datafusion::logical_expr::{AggregateUDF, EmitTo, GroupsAccumulator};
+use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::aggregate::{AggregateExprBuilder, AggregateFunctionExpr};
 use datafusion::physical_expr::expressions::col;
-use datafusion::physical_expr::{PhysicalExpr, PhysicalSortExpr};
 use hydrometer_schemas::time::{MICROS_PER_MINUTE, MICROS_PER_SECOND, Micros, Minute, SECONDS_PER_MINUTE};
 use hydrometer_sinks::usage::CounterReading;
 
@@ -54,6 +53,19 @@ pub fn pieces(reading: u32, time: Micros, vouches_for: i64, mut take: impl FnMut
     }
 }
 
+/// A counter's reading as one number: its time above, its value below. So the first and the last reading (by time, then value) are
+/// the least and the greatest number, a semilattice like every other (law 1), at the price of a comparison of integers: a time is
+/// below 2^52, a value below 2^63, and a decimal of 38 digits holds 2^126.
+const COUNTER: DataType = DataType::Decimal128(38, 0);
+
+fn counter(time: Micros, value: i64) -> i128 {
+    (i128::from(time) << 64) + i128::from(value)
+}
+
+fn counter_reading(counter: i128) -> CounterReading {
+    ((counter >> 64) as i64, counter as i64)
+}
+
 /// The columns that the aggregates read.
 fn input_schema() -> SchemaRef {
     Arc::new(Schema::new(vec![
@@ -62,56 +74,35 @@ fn input_schema() -> SchemaRef {
         Field::new("healthy", DataType::UInt64, false),
         Field::new("power_w", DataType::Float64, true),
         Field::new("mem_bytes", DataType::Int64, true),
-        Field::new("time", DataType::Int64, false),
-        Field::new("energy_time", DataType::Int64, true),
-        Field::new("energy_j", DataType::Int64, true),
+        Field::new("energy", COUNTER, true),
         Field::new("offset", DataType::Int64, false),
     ]))
 }
 
-/// The aggregates of a metered minute, planned once. The same list as [`MINUTE_SQL`], in the same order.
+/// The aggregates of a metered minute, planned once.
 #[derive(Debug)]
 pub struct Aggregates {
     expressions: Vec<AggregateFunctionExpr>,
     schema: SchemaRef,
 }
 
-/// What the aggregates are in SQL, over the columns of the input (used by the test that holds both equal).
-pub const MINUTE_SQL: &str = "bit_or(present), bit_or(busy), bit_or(healthy), min(power_w), max(power_w), max(mem_bytes), \
-     min(energy_time), first_value(energy_j ORDER BY time, energy_j) FILTER (WHERE energy_j IS NOT NULL), \
-     max(energy_time), last_value(energy_j ORDER BY time, energy_j) FILTER (WHERE energy_j IS NOT NULL), \
-     min(\"offset\"), max(\"offset\")";
-
 impl Aggregates {
     pub fn new() -> Result<Aggregates, DataFusionError> {
         let schema = input_schema();
-        let simple = |udaf: Arc<AggregateUDF>, column: &str| {
+        let of = |udaf: Arc<AggregateUDF>, column: &str| {
             AggregateExprBuilder::new(udaf, vec![col(column, &schema)?]).schema(schema.clone()).alias(column).build()
         };
-        let by_time = |udaf: Arc<AggregateUDF>| {
-            let ascending = |column: &str| -> Result<PhysicalSortExpr, DataFusionError> {
-                Ok(PhysicalSortExpr::new(col(column, &schema)?, SortOptions { descending: false, nulls_first: false }))
-            };
-            AggregateExprBuilder::new(udaf, vec![col("energy_j", &schema)?])
-                .schema(schema.clone())
-                .alias("energy_j")
-                .order_by(vec![ascending("time")?, ascending("energy_j")?])
-                .ignore_nulls()
-                .build()
-        };
         let expressions = vec![
-            simple(bit_or_udaf(), "present")?,
-            simple(bit_or_udaf(), "busy")?,
-            simple(bit_or_udaf(), "healthy")?,
-            simple(min_udaf(), "power_w")?,
-            simple(max_udaf(), "power_w")?,
-            simple(max_udaf(), "mem_bytes")?,
-            simple(min_udaf(), "energy_time")?,
-            by_time(first_value_udaf())?,
-            simple(max_udaf(), "energy_time")?,
-            by_time(last_value_udaf())?,
-            simple(min_udaf(), "offset")?,
-            simple(max_udaf(), "offset")?,
+            of(bit_or_udaf(), "present")?,
+            of(bit_or_udaf(), "busy")?,
+            of(bit_or_udaf(), "healthy")?,
+            of(min_udaf(), "power_w")?,
+            of(max_udaf(), "power_w")?,
+            of(max_udaf(), "mem_bytes")?,
+            of(min_udaf(), "energy")?,
+            of(max_udaf(), "energy")?,
+            of(min_udaf(), "offset")?,
+            of(max_udaf(), "offset")?,
         ];
         Ok(Aggregates { expressions, schema })
     }
@@ -123,25 +114,19 @@ impl Aggregates {
             let masks = pieces.iter().map(|p| if flags[reading(p)] { p.mask } else { 0 });
             Arc::new(UInt64Array::from_iter_values(masks))
         };
-        let own_float = |values: &[Option<f64>]| -> ArrayRef {
-            Arc::new(pieces.iter().map(|p| values[reading(p)].filter(|_| p.own)).collect::<Float64Array>())
-        };
-        let own_integer = |values: &[Option<i64>]| -> ArrayRef {
-            Arc::new(pieces.iter().map(|p| values[reading(p)].filter(|_| p.own)).collect::<Int64Array>())
-        };
-        let energy_time: Int64Array = pieces
-            .iter()
-            .map(|p| readings.energy_j[reading(p)].filter(|_| p.own).map(|_| readings.time[reading(p)]))
-            .collect();
+        let power = pieces.iter().map(|p| readings.power_w[reading(p)].filter(|_| p.own));
+        let memory = pieces.iter().map(|p| readings.mem_bytes[reading(p)].filter(|_| p.own));
+        let energy = pieces.iter().map(|p| {
+            let i = reading(p);
+            readings.energy_j[i].filter(|_| p.own).map(|value| counter(readings.time[i], value))
+        });
         let columns: Vec<ArrayRef> = vec![
             Arc::new(UInt64Array::from_iter_values(pieces.iter().map(|p| p.mask))),
             masked(&readings.busy),
             masked(&readings.healthy),
-            own_float(&readings.power_w),
-            own_integer(&readings.mem_bytes),
-            Arc::new(Int64Array::from_iter_values(pieces.iter().map(|p| readings.time[reading(p)]))),
-            Arc::new(energy_time),
-            own_integer(&readings.energy_j),
+            Arc::new(power.collect::<Float64Array>()),
+            Arc::new(memory.collect::<Int64Array>()),
+            Arc::new(energy.collect::<Decimal128Array>().with_data_type(COUNTER)),
             Arc::new(Int64Array::from_iter_values(pieces.iter().map(|p| readings.offset[reading(p)]))),
         ];
         Ok(RecordBatch::try_new(self.schema.clone(), columns)?)
@@ -151,7 +136,6 @@ impl Aggregates {
 /// Grouped state: one group per GPU (or per GPU and minute), of the aggregates above, and the XIDs beside them.
 pub struct Fold {
     accumulators: Vec<Box<dyn GroupsAccumulator>>,
-    /// Evaluated arguments per accumulator: the aggregate's own and its order's.
     arguments: Vec<Vec<Arc<dyn PhysicalExpr>>>,
     groups: Groups,
     xids: BTreeMap<(u32, i32), u8>,
@@ -205,11 +189,7 @@ impl Fold {
             .iter()
             .map(AggregateFunctionExpr::create_groups_accumulator)
             .collect::<Result<_, _>>()?;
-        let arguments = aggregates
-            .expressions
-            .iter()
-            .map(|e| e.expressions().into_iter().chain(e.order_bys().iter().map(|o| o.expr.clone())).collect())
-            .collect();
+        let arguments = aggregates.expressions.iter().map(AggregateFunctionExpr::expressions).collect();
         Ok(Fold { accumulators, arguments, groups: Groups::default(), xids: BTreeMap::new() })
     }
 
@@ -257,6 +237,10 @@ impl Fold {
             let column = columns[i].as_primitive::<Float64Type>();
             column.is_valid(row).then(|| column.value(row))
         };
+        let energy = |i: usize, row: usize| {
+            let column = columns[i].as_primitive::<Decimal128Type>();
+            column.is_valid(row).then(|| counter_reading(column.value(row)))
+        };
         let mut folded = Vec::new();
         for (row, &member) in self.groups.members.iter().enumerate() {
             if masks(0).is_null(row) || masks(0).value(row) == 0 {
@@ -271,11 +255,11 @@ impl Fold {
                 power_min_w: float(3, row),
                 power_max_w: float(4, row),
                 mem_max_bytes: integer(5, row),
-                energy_first: integer(6, row).zip(integer(7, row)),
-                energy_last: integer(8, row).zip(integer(9, row)),
+                energy_first: energy(6, row),
+                energy_last: energy(7, row),
                 xids: self.xids.range((group, i32::MIN)..=(group, i32::MAX)).map(|((_, xid), s)| (*xid, *s)).collect(),
-                first_offset: integers(10).value(row),
-                last_offset: integers(11).value(row),
+                first_offset: integers(8).value(row),
+                last_offset: integers(9).value(row),
             });
         }
         folded.sort_unstable_by_key(|folded| folded.member);

@@ -12,7 +12,7 @@ use hydrometer_schemas::time::{FOREVER_MICROS, MICROS_PER_MINUTE, Micros, Minute
 use hydrometer_sinks::quarantine::QuarantineRow;
 use hydrometer_sinks::usage::UsageRow;
 
-use crate::decode::{Identities, Readings, decode_json};
+use crate::decode::{Decoder, Readings};
 use crate::fold::{Aggregates, Fold, Folded, Piece, pieces};
 use crate::source::{Batch, TopicPartition};
 
@@ -42,7 +42,7 @@ pub struct PartitionWindow {
     partition: TopicPartition,
     limits: WindowLimits,
     aggregates: Arc<Aggregates>,
-    identities: Identities,
+    decoder: Decoder,
     open: BTreeMap<Minute, OpenMinute>,
     late: LateFold,
     quarantine: Vec<QuarantineRow>,
@@ -111,7 +111,7 @@ impl PartitionWindow {
     ) -> Result<PartitionWindow, DataFusionError> {
         Ok(PartitionWindow {
             partition,
-            identities: Identities::new(limits.identities),
+            decoder: Decoder::new(limits.identities),
             open: BTreeMap::new(),
             late: LateFold::new(&aggregates)?,
             quarantine: Vec::new(),
@@ -161,7 +161,7 @@ impl PartitionWindow {
         for record in &batch.records {
             self.counts.records += 1;
             let payload = batch.payload(record);
-            let decoded = decode_json(payload, record.offset, record.log_time, &mut self.identities, &mut readings);
+            let decoded = self.decoder.json(payload, record.offset, record.log_time, &mut readings);
             if let Err(refusal) = decoded
                 && record.offset >= self.handled_before
             {
@@ -276,7 +276,7 @@ impl PartitionWindow {
     }
 
     fn row(&self, folded: Folded, identity: u32, minute: Minute) -> UsageRow {
-        let (server, gpu) = self.identities.name(identity);
+        let (server, gpu) = self.decoder.identities().name(identity);
         UsageRow {
             server: server.clone(),
             gpu: gpu.clone(),

@@ -1,4 +1,5 @@
 use hydrometer_schemas::time::{MICROS_PER_SECOND, parse_rfc3339};
+use serde::de::IgnoredAny;
 
 use super::*;
 
@@ -18,9 +19,9 @@ fn decode(payload: impl AsRef<[u8]>) -> (Readings, Identities, Result<(), Refusa
 }
 
 fn decode_at(payload: impl AsRef<[u8]>, log_time: Micros) -> (Readings, Identities, Result<(), Refusal>) {
-    let (mut readings, mut identities) = (Readings::default(), Identities::new(100));
-    let result = decode_json(payload.as_ref(), 7, log_time, &mut identities, &mut readings);
-    (readings, identities, result)
+    let (mut readings, mut decoder) = (Readings::default(), Decoder::new(100));
+    let result = decoder.json(payload.as_ref(), 7, log_time, &mut readings);
+    (readings, decoder.identities, result)
 }
 
 /// The readings of a message in which nothing is wrong, as (server, GPU, seconds after [`TIME`], busy).
@@ -200,15 +201,15 @@ fn identities_are_bounded() {
             assert_eq!(found, reason, "{name:?}");
         }
     }
-    let (mut readings, mut identities) = (Readings::default(), Identities::new(2));
+    let (mut readings, mut decoder) = (Readings::default(), Decoder::new(2));
     let mut decode = |server: &str, gpu: &str| {
         let payload = format!(r#"{{"gpu":"{gpu}","server":"{server}","time":"{TIME}"}}"#);
-        decode_json(payload.as_bytes(), 0, log_time(), &mut identities, &mut readings).map_err(|r| r.reason)
+        decoder.json(payload.as_bytes(), 0, log_time(), &mut readings).map_err(|r| r.reason)
     };
     assert_eq!((decode("s", "a"), decode("t", "a")), (Ok(()), Ok(())));
     assert_eq!(decode("s", "b"), Err(Reason::TooManyIdentities));
     assert_eq!(decode("s", "a"), Ok(()));
-    assert_eq!((identities.len(), readings.identity), (2, vec![0, 1, 0]));
+    assert_eq!((decoder.identities.len(), readings.identity), (2, vec![0, 1, 0]));
 }
 
 #[test]

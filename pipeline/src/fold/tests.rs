@@ -160,7 +160,13 @@ fn order_batching_and_duplicates_change_nothing() {
     }
 }
 
-/// The statement of [`MINUTE_SQL`] over the very input that the fold reads, in several batches.
+/// A metered minute as one would write it in SQL.
+const MINUTE_SQL: &str = "bit_or(present), bit_or(busy), bit_or(healthy), min(power_w), max(power_w), max(mem_bytes), \
+     min(energy_time), first_value(energy_j ORDER BY time, energy_j) FILTER (WHERE energy_j IS NOT NULL), \
+     max(energy_time), last_value(energy_j ORDER BY time, energy_j) FILTER (WHERE energy_j IS NOT NULL), \
+     min(\"offset\"), max(\"offset\")";
+
+/// That statement over the input that the fold reads (and the counters as they are), in several batches.
 async fn by_sql(
     aggregates: &Aggregates,
     readings: &Readings,
@@ -168,14 +174,20 @@ async fn by_sql(
     random: &mut Random,
 ) -> Vec<Folded> {
     let fields = aggregates.schema.fields().iter().cloned();
-    let schema =
-        Arc::new(Schema::new(fields.chain([Arc::new(Field::new("grp", DataType::Int64, false))]).collect::<Vec<_>>()));
+    let further = [("time", false), ("energy_time", true), ("energy_j", true), ("grp", false)]
+        .map(|(name, nullable)| Arc::new(Field::new(name, DataType::Int64, nullable)));
+    let schema = Arc::new(Schema::new(fields.chain(further).collect::<Vec<_>>()));
     let mut partitions: Vec<Vec<RecordBatch>> = vec![Vec::new(); 3];
     let mut rest = pieces;
     while !rest.is_empty() {
         let (batch, after) = rest.split_at(1 + random.below(rest.len()));
         let (pieces, groups): (Vec<Piece>, Vec<usize>) = batch.iter().copied().unzip();
         let mut columns = aggregates.input(readings, &pieces).unwrap().columns().to_vec();
+        let of =
+            |p: &Piece| (readings.time[p.reading as usize], readings.energy_j[p.reading as usize].filter(|_| p.own));
+        columns.push(Arc::new(pieces.iter().map(|p| Some(of(p).0)).collect::<Int64Array>()));
+        columns.push(Arc::new(pieces.iter().map(|p| of(p).1.map(|_| of(p).0)).collect::<Int64Array>()));
+        columns.push(Arc::new(pieces.iter().map(|p| of(p).1).collect::<Int64Array>()));
         columns.push(Arc::new(Int64Array::from_iter_values(groups.iter().map(|g| *g as i64))));
         partitions[random.below(3)].push(RecordBatch::try_new(schema.clone(), columns).unwrap());
         rest = after;
