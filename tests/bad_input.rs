@@ -123,6 +123,7 @@ async fn check(name: &str, case: Case) {
         batch_records: 7,
         interleave: Interleave::LogTime { slack: 0 },
         until: None,
+        lockstep: true,
     })
     .unwrap();
     let worker =
@@ -158,7 +159,7 @@ async fn malformed() {
     check("truncated", Case::telemetry(cut, Reason::Malformed, "EOF")).await;
     let mut invalid = good.clone().into_bytes();
     invalid[8] = 0xff;
-    check("utf8", Case::telemetry(invalid, Reason::Malformed, "unicode")).await;
+    check("utf8", Case::telemetry(invalid, Reason::Malformed, "utf-8")).await;
     check("empty", Case::telemetry("", Reason::Malformed, "EOF")).await;
     check("scalar", Case::telemetry("42", Reason::Malformed, "neither an object nor an array")).await;
     check("two", Case::telemetry(format!("{good}{good}"), Reason::Malformed, "trailing characters")).await;

@@ -28,6 +28,7 @@ async fn run(deployment: &Deployment) {
         batch_records: 7,
         interleave: Interleave::LogTime { slack: 0 },
         until: None,
+        lockstep: true,
     })
     .unwrap();
     let db = Database::connect(&deployment.app_url).await.unwrap();

@@ -130,6 +130,7 @@ async fn run_replay(deployment: &Deployment) -> Summary {
         batch_records: 10_000,
         interleave: Interleave::LogTime { slack: 30 * MICROS_PER_SECOND },
         until: None,
+        lockstep: true,
     });
     let db = deployment.database().await;
     let worker = Worker::new(config, Box::new(source.unwrap()), db, deployment.warehouse()).await.unwrap();

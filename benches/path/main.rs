@@ -1,18 +1,17 @@
 //! `./bench path`: the whole path, from a real Kafka topic to committed Parquet and ledger, beside a bare drain of the same topic.
 
+#[path = "../common/fleet.rs"]
 mod fleet;
 mod round;
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use fleet::{Fleet, PARTITIONS, Shape};
+use fleet::{Failure, Fleet, PARTITIONS, Shape};
 use hydrometer_pipeline::store::{self, Database};
 use hydrometer_testkit::services::kafka::{PrivateKafka, Topic, libs_for_tests};
 use hydrometer_testkit::services::postgres::{Options, PrivatePostgres};
 use round::{Round, Running, Used, cpu_seconds, cpu_seconds_of_family, drain, drain_apart, wait_until};
-
-pub type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 const APP_ROLE: &str = "hydrometer_app";
 const USAGE: &str = "usage: ./bench path [--rounds N] [--gpus N] [--seconds N] [--only single|batch] [--keep DIR]";

@@ -12,8 +12,7 @@ use rdkafka::message::Message;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::Failure;
-use crate::fleet::PARTITIONS;
+use crate::fleet::{Failure, PARTITIONS};
 
 /// In what the kernel counts CPU time in /proc: USER_HZ, which is 100 on every Linux there is.
 const TICKS_PER_SECOND: f64 = 100.0;

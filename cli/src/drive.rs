@@ -49,6 +49,7 @@ pub async fn open_source(config: &Config) -> Result<Box<dyn Source>, CliError> {
                 batch_records: config.source.batch_records,
                 interleave: Interleave::LogTime { slack: LOG_TIME_SLACK },
                 until,
+                lockstep: false,
             })
             .map_err(CliError::failed)?;
             Ok(Box::new(source))

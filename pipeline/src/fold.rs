@@ -193,6 +193,15 @@ impl Fold {
         Ok(Fold { accumulators, arguments, groups: Groups::default(), xids: BTreeMap::new() })
     }
 
+    /// How many members it has.
+    pub fn len(&self) -> usize {
+        self.groups.members.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.groups.members.is_empty()
+    }
+
     /// Folds pieces, `members[i]` being the number of the GPU (or GPU and minute) of `pieces[i]`.
     pub fn update(
         &mut self,

@@ -46,6 +46,7 @@ pub struct PartitionWindow {
     open: BTreeMap<Minute, OpenMinute>,
     late: LateFold,
     quarantine: Vec<QuarantineRow>,
+    quarantined_bytes: usize,
     position: Position,
     /// Records below it were handled before this worker came; they only rebuild open minutes.
     handled_before: i64,
@@ -55,6 +56,21 @@ pub struct PartitionWindow {
     read_until: i64,
     readings: Readings,
     counts: Counts,
+}
+
+/// The pieces of a batch that fall into one minute, each with the member of the fold that it belongs to.
+#[derive(Default)]
+struct OfMinute {
+    minute: Minute,
+    pieces: Vec<Piece>,
+    members: Vec<usize>,
+}
+
+impl OfMinute {
+    fn push(&mut self, piece: Piece, member: usize) {
+        self.pieces.push(piece);
+        self.members.push(member);
+    }
 }
 
 struct OpenMinute {
@@ -115,6 +131,7 @@ impl PartitionWindow {
             open: BTreeMap::new(),
             late: LateFold::new(&aggregates)?,
             quarantine: Vec::new(),
+            quarantined_bytes: 0,
             position,
             handled_before: position.next,
             closed_before: position.closed_until,
@@ -150,22 +167,35 @@ impl PartitionWindow {
         !self.late.keys.is_empty() || !self.quarantine.is_empty()
     }
 
-    pub fn open_minutes(&self) -> usize {
-        self.open.len()
+    /// How much waits for a cut, in metered minutes of a GPU; a quarantined record counts by its size.
+    pub fn waiting_for_a_cut(&self) -> usize {
+        let closed: usize = self.open.range(..self.position.closed_until).map(|(_, open)| open.fold.len()).sum();
+        closed + self.late.keys.len() + self.quarantined_bytes / 256 + self.quarantine.len()
     }
 
     /// Takes a batch of consecutive records.
     pub fn take(&mut self, batch: &Batch) -> Result<(), DataFusionError> {
         let mut readings = std::mem::take(&mut self.readings);
         readings.clear();
+        self.decode(batch, &mut readings);
+        let folded = self.fold(&readings);
+        self.readings = readings;
+        self.position.next = self.position.next.max(batch.next);
+        self.read_until = self.read_until.max(batch.next);
+        folded
+    }
+
+    /// The first half of taking a batch: its readings; what cannot be decoded is set aside.
+    pub fn decode(&mut self, batch: &Batch, readings: &mut Readings) {
         for record in &batch.records {
             self.counts.records += 1;
             let payload = batch.payload(record);
-            let decoded = self.decoder.json(payload, record.offset, record.log_time, &mut readings);
+            let decoded = self.decoder.json(payload, record.offset, record.log_time, readings);
             if let Err(refusal) = decoded
                 && record.offset >= self.handled_before
             {
                 self.counts.quarantined += 1;
+                self.quarantined_bytes += payload.len();
                 self.quarantine.push(QuarantineRow {
                     topic: self.partition.topic.clone(),
                     partition: self.partition.partition,
@@ -177,16 +207,13 @@ impl PartitionWindow {
                 });
             }
         }
-        let folded = self.fold(&readings);
-        self.readings = readings;
-        self.position.next = self.position.next.max(batch.next);
-        self.read_until = self.read_until.max(batch.next);
-        folded
     }
 
-    fn fold(&mut self, readings: &Readings) -> Result<(), DataFusionError> {
-        let mut on_time: BTreeMap<Minute, (Vec<Piece>, Vec<usize>)> = BTreeMap::new();
-        let mut late: (Vec<Piece>, Vec<usize>) = Default::default();
+    /// The second half: decides what is late, and folds.
+    pub fn fold(&mut self, readings: &Readings) -> Result<(), DataFusionError> {
+        let mut on_time: Vec<OfMinute> = Vec::new();
+        let mut latest = 0;
+        let mut late = OfMinute::default();
         for i in 0..readings.len() {
             let (time, log_time, offset) = (readings.time[i], readings.log_time[i], readings.offset[i]);
             let identity = readings.identity[i];
@@ -195,13 +222,17 @@ impl PartitionWindow {
             let mut was_late = false;
             pieces(i as u32, time, self.limits.vouches_for, |piece| {
                 if piece.minute >= closed {
-                    let (pieces, groups) = on_time.entry(piece.minute).or_default();
-                    pieces.push(piece);
-                    groups.push(identity as usize);
+                    // Consecutive readings are of the same minute as a rule.
+                    if on_time.get(latest).is_none_or(|of| of.minute != piece.minute) {
+                        latest = on_time.iter().position(|of| of.minute == piece.minute).unwrap_or(on_time.len());
+                    }
+                    if latest == on_time.len() {
+                        on_time.push(OfMinute { minute: piece.minute, ..OfMinute::default() });
+                    }
+                    on_time[latest].push(piece, identity as usize);
                 } else if !replayed {
                     was_late = true;
-                    late.0.push(piece);
-                    late.1.push(self.late.group(identity, piece.minute));
+                    late.push(piece, self.late.group(identity, piece.minute));
                 }
             });
             if replayed {
@@ -212,7 +243,7 @@ impl PartitionWindow {
                 self.advance(time.min(log_time));
             }
         }
-        for (minute, (pieces, groups)) in on_time {
+        for OfMinute { minute, pieces, members } in on_time {
             let first_offset = pieces.iter().map(|p| readings.offset[p.reading as usize]).min().unwrap_or(i64::MAX);
             let open = match self.open.entry(minute) {
                 std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
@@ -221,9 +252,9 @@ impl PartitionWindow {
                 }
             };
             open.first_offset = open.first_offset.min(first_offset);
-            open.fold.update(&self.aggregates, readings, &pieces, &groups)?;
+            open.fold.update(&self.aggregates, readings, &pieces, &members)?;
         }
-        self.late.fold.update(&self.aggregates, readings, &late.0, &late.1)
+        self.late.fold.update(&self.aggregates, readings, &late.pieces, &late.members)
     }
 
     fn advance(&mut self, time: Micros) {
@@ -268,6 +299,7 @@ impl PartitionWindow {
             let (identity, minute) = late.keys[folded.member as usize];
             late_rows.push(self.row(folded, identity, minute));
         }
+        self.quarantined_bytes = 0;
         Ok(Cut { closed, late: late_rows, quarantine: std::mem::take(&mut self.quarantine) })
     }
 

@@ -152,6 +152,7 @@ pub async fn run_logs(deployment: &Deployment, end_us: i64, cuts: Cuts) -> Resul
         batch_records: cuts.batch_records,
         interleave: cuts.interleave,
         until: Some(hour_ceil(end_us / MICROS_PER_SECOND)),
+        lockstep: true,
     })?;
     let db = Database::connect(&deployment.app_url).await?;
     let worker = Worker::new(config, Box::new(source), db, deployment.warehouse()).await?;

@@ -73,6 +73,7 @@ impl Filled {
             batch_records: 400,
             interleave: Interleave::LogTime { slack: 30_000_000 },
             until: None,
+            lockstep: true,
         })
         .expect("the logs");
         let warehouse = Warehouse::open(path(&self.folder.path().join("warehouse"))).expect("the warehouse");

@@ -42,6 +42,7 @@ pub async fn start(plan: &Plan, batch_records: usize) -> Live {
                 batch_records,
                 interleave: Interleave::LogTime { slack: 30_000_000 },
                 until: None,
+                lockstep: true,
             })
             .unwrap();
             let mut config = Config::default();

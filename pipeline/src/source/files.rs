@@ -15,7 +15,7 @@ use hydrometer_schemas::MESSAGE_BYTES_MAX;
 use hydrometer_schemas::time::{Micros, Second, hour_ceil, hour_floor, second_of};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Batch, Source, SourceError, SourceEvent, TopicPartition};
+use super::{Batch, Delivery, Source, SourceError, SourceEvent, Start, TopicPartition};
 
 /// The order in which the partitions' records are handed over.
 #[derive(Debug, Clone, Copy)]
@@ -34,6 +34,8 @@ pub struct FileSourceConfig {
     pub interleave: Interleave,
     /// Rate leases that are still open when the logs end up to here; without it, up to the end of the last record's hour.
     pub until: Option<Second>,
+    /// Hands over one batch at a time and waits until it was metered and a round was run, so that a run can be repeated exactly.
+    pub lockstep: bool,
 }
 
 pub struct FileSource {
@@ -144,15 +146,12 @@ impl Reader {
     fn read_all(&self) -> Result<(), ReadEnd> {
         let (reply, starts) = oneshot::channel();
         self.send(SourceEvent::Assigned(self.logs.keys().cloned().collect(), reply))?;
-        let starts: BTreeMap<TopicPartition, Option<i64>> =
-            starts.blocking_recv().map_err(|_| ReadEnd::Stopped)?.into_iter().collect();
-
         let mut open = Vec::new();
-        for (partition, path) in &self.logs {
-            let start = starts.get(partition).copied().flatten().unwrap_or(0);
-            let log = PartitionLog::open(partition.clone(), path.clone(), start).map_err(ReadEnd::Failed)?;
-            open.push(log);
+        for start in starts.blocking_recv().map_err(|_| ReadEnd::Stopped)? {
+            let Some(path) = self.logs.get(&start.partition) else { continue };
+            open.push(PartitionLog::open(start, path.clone()).map_err(ReadEnd::Failed)?);
         }
+        open.sort_by(|a, b| a.partition.cmp(&b.partition));
         // What was handled by an earlier run counts too.
         let mut last_log_time = open.iter().map(|log| log.last_log_time).max().unwrap_or(0);
         let mut seed = match self.config.interleave {
@@ -167,7 +166,7 @@ impl Reader {
                 if open.is_empty() {
                     self.horizon.reached.store(hour_ceil(second_of(last_log_time)), Ordering::Release);
                 }
-                self.send(SourceEvent::Ended(log.partition))?;
+                self.deliver(&log.deliver_to, Delivery::Ended(log.partition))?;
             }
             if open.is_empty() {
                 return Ok(());
@@ -184,8 +183,24 @@ impl Reader {
                 batch.push(log.offset, head.log_time, &log.line[head.payload_start..]);
                 log.advance().map_err(ReadEnd::Failed)?;
             }
-            self.send(SourceEvent::Batch(batch))?;
+            self.deliver(&open[index].deliver_to, Delivery::Batch(batch))?;
         }
+    }
+
+    fn deliver(&self, to: &mpsc::Sender<Delivery>, delivery: Delivery) -> Result<(), ReadEnd> {
+        if self.sender.is_closed() {
+            return Err(ReadEnd::Stopped);
+        }
+        to.blocking_send(delivery).map_err(|_| ReadEnd::Stopped)?;
+        if self.config.lockstep {
+            let (passed, was_passed) = oneshot::channel();
+            to.blocking_send(Delivery::Passed(passed)).map_err(|_| ReadEnd::Stopped)?;
+            was_passed.blocking_recv().map_err(|_| ReadEnd::Stopped)?;
+            let (stepped, was_stepped) = oneshot::channel();
+            self.send(SourceEvent::Step(stepped))?;
+            was_stepped.blocking_recv().map_err(|_| ReadEnd::Stopped)?;
+        }
+        Ok(())
     }
 
     /// Which log to read next, up to which log time, and how many records.
@@ -230,6 +245,7 @@ struct Head {
 /// One log file, positioned before `head`, whose payload (unescaped) is in `line`.
 struct PartitionLog {
     partition: TopicPartition,
+    deliver_to: mpsc::Sender<Delivery>,
     path: PathBuf,
     reader: Box<dyn BufRead>,
     line: Vec<u8>,
@@ -239,7 +255,9 @@ struct PartitionLog {
 }
 
 impl PartitionLog {
-    fn open(partition: TopicPartition, path: PathBuf, start: i64) -> Result<PartitionLog, SourceError> {
+    fn open(start: Start, path: PathBuf) -> Result<PartitionLog, SourceError> {
+        let Start { partition, offset, deliver_to } = start;
+        let start = offset.unwrap_or(0);
         let failed = |e: std::io::Error| SourceError::new(format!("cannot open {}", path.display()), e, HINT);
         let file = File::open(&path).map_err(failed)?;
         let reader: Box<dyn BufRead> = if path.extension().is_some_and(|e| e == "zst") {
@@ -247,8 +265,8 @@ impl PartitionLog {
         } else {
             Box::new(BufReader::with_capacity(1 << 18, file))
         };
-        let mut log =
-            PartitionLog { partition, path, reader, line: Vec::new(), offset: -1, head: None, last_log_time: 0 };
+        let (line, head, last_log_time) = (Vec::new(), None, 0);
+        let mut log = PartitionLog { partition, deliver_to, path, reader, line, offset: -1, head, last_log_time };
         while log.offset < start {
             log.advance()?;
             if log.head.is_none() && log.offset < start {

@@ -16,12 +16,12 @@ use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{Message, Timestamp};
+use rdkafka::message::{BorrowedMessage, Message, Timestamp};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaRespErr;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Batch, Source, SourceError, SourceEvent, TopicPartition};
+use super::{Batch, Delivery, Source, SourceError, SourceEvent, Start, TopicPartition};
 
 #[derive(Debug, Clone)]
 pub struct KafkaSourceConfig {
@@ -158,6 +158,9 @@ async fn check_topics(config: &KafkaSourceConfig) -> Result<Vec<(Arc<str>, i32)>
     Ok(counts)
 }
 
+/// A batch that does not fill is delivered after this time.
+const FLUSH_INTERVAL: Duration = Duration::from_millis(100);
+
 struct Reader {
     config: KafkaSourceConfig,
     topic: Arc<str>,
@@ -168,14 +171,29 @@ struct Reader {
 /// Shared between the polling loop and the rebalance callback, which runs inside a poll.
 struct Context {
     topic: Arc<str>,
+    batch_records: usize,
     sender: mpsc::Sender<Result<SourceEvent, SourceError>>,
-    pending: Mutex<Pending>,
+    assigned: Mutex<HashMap<i32, Assigned>>,
 }
 
-#[derive(Default)]
-struct Pending {
-    batches: HashMap<i32, Batch>,
-    records: usize,
+/// A partition that is being read: what was read and not delivered yet, and where it goes.
+struct Assigned {
+    batch: Batch,
+    deliver_to: mpsc::Sender<Delivery>,
+}
+
+/// A batch is delivered at the latest when it holds so many bytes.
+const BATCH_BYTES: usize = 1 << 20;
+
+impl Assigned {
+    /// Delivers what was read; waits while the meter is busy. Nobody takes it when the partition was given up meanwhile.
+    fn flush(&mut self) {
+        if !self.batch.records.is_empty() {
+            let next = Batch::as_roomy_as(&self.batch);
+            let batch = std::mem::replace(&mut self.batch, next);
+            let _ = self.deliver_to.blocking_send(Delivery::Batch(batch));
+        }
+    }
 }
 
 impl Context {
@@ -183,14 +201,32 @@ impl Context {
         TopicPartition { topic: self.topic.clone(), partition }
     }
 
-    /// Hands over what was read so far; waits while the worker is busy. False when the worker is gone.
-    fn flush(&self) -> bool {
-        let taken = std::mem::take(&mut *lock(&self.pending));
-        let mut batches: Vec<Batch> = taken.batches.into_values().collect();
-        batches.sort_by(|a, b| a.partition.cmp(&b.partition));
-        batches.into_iter().all(|batch| self.send(Ok(SourceEvent::Batch(batch))))
+    fn take(&self, message: &BorrowedMessage<'_>) {
+        let log_time = match message.timestamp() {
+            Timestamp::LogAppendTime(ms) | Timestamp::CreateTime(ms) => ms * 1_000,
+            Timestamp::NotAvailable => 0,
+        };
+        let mut assigned = lock(&self.assigned);
+        // What still comes of a partition that was revoked is somebody else's.
+        let Some(partition) = assigned.get_mut(&message.partition()) else { return };
+        partition.batch.push(message.offset(), log_time, message.payload().unwrap_or_default());
+        if partition.batch.records.len() >= self.batch_records || partition.batch.bytes.len() >= BATCH_BYTES {
+            partition.flush();
+        }
     }
 
+    fn flush_all(&self) {
+        lock(&self.assigned).values_mut().for_each(Assigned::flush);
+    }
+
+    fn caught_up(&self, partition: i32, next: i64) {
+        if let Some(assigned) = lock(&self.assigned).get_mut(&partition) {
+            assigned.flush();
+            let _ = assigned.deliver_to.blocking_send(Delivery::CaughtUp(self.partition(partition), next));
+        }
+    }
+
+    /// Tells the worker; false when it is gone.
     fn send(&self, event: Result<SourceEvent, SourceError>) -> bool {
         self.sender.blocking_send(event).is_ok()
     }
@@ -206,8 +242,10 @@ impl Context {
             return;
         };
         let mut positions = TopicPartitionList::new();
-        for (partition, start) in starts {
-            let offset = start.map_or(Offset::Beginning, Offset::Offset);
+        for Start { partition, offset, deliver_to } in starts {
+            let offset = offset.map_or(Offset::Beginning, Offset::Offset);
+            let batch = Batch::new(partition.clone());
+            lock(&self.assigned).insert(partition.partition, Assigned { batch, deliver_to });
             if let Err(error) = positions.add_partition_offset(&partition.topic, partition.partition, offset) {
                 self.send(Err(SourceError::new(
                     format!("cannot start at {offset:?} of {partition}"),
@@ -226,13 +264,11 @@ impl Context {
         let partitions: Vec<TopicPartition> = list.elements().iter().map(|e| self.partition(e.partition())).collect();
         let lost = consumer.assignment_lost();
         let (reply, answer) = oneshot::channel();
-        let event = if lost {
-            *lock(&self.pending) = Pending::default();
-            SourceEvent::Lost(partitions, reply)
-        } else {
-            self.flush();
-            SourceEvent::Revoked(partitions, reply)
-        };
+        if !lost {
+            self.flush_all();
+        }
+        lock(&self.assigned).retain(|number, _| !partitions.iter().any(|p| p.partition == *number));
+        let event = if lost { SourceEvent::Lost(partitions, reply) } else { SourceEvent::Revoked(partitions, reply) };
         if self.send(Ok(event)) {
             let _ = answer.blocking_recv();
         }
@@ -258,7 +294,12 @@ impl ConsumerContext for Context {
 
 impl Reader {
     fn run(self) {
-        let context = Context { topic: self.topic.clone(), sender: self.sender.clone(), pending: Mutex::default() };
+        let context = Context {
+            topic: self.topic.clone(),
+            batch_records: self.config.batch_records,
+            sender: self.sender.clone(),
+            assigned: Mutex::default(),
+        };
         let consumer: BaseConsumer<Context> = match self.settings().create_with_context(context) {
             Ok(consumer) => consumer,
             Err(error) => {
@@ -310,28 +351,16 @@ impl Reader {
 
     fn poll(&self, consumer: &BaseConsumer<Context>) {
         let context = consumer.context();
-        let mut last_flush = Instant::now();
-        let mut last_told = Instant::now();
+        let (mut last_flush, mut last_told) = (Instant::now(), Instant::now());
+        let mut polls = 0_u32;
         while !self.shared.stop.load(Ordering::Relaxed) && !self.sender.is_closed() {
             let polled = consumer.poll(Duration::from_millis(100));
             let idle = polled.is_none();
-            let mut at_end = None;
             match polled {
-                Some(Ok(message)) => {
-                    let log_time = match message.timestamp() {
-                        Timestamp::LogAppendTime(ms) | Timestamp::CreateTime(ms) => ms * 1_000,
-                        Timestamp::NotAvailable => 0,
-                    };
-                    let mut pending = lock(&context.pending);
-                    pending.records += 1;
-                    let partition = message.partition();
-                    pending.batches.entry(partition).or_insert_with(|| Batch::new(context.partition(partition))).push(
-                        message.offset(),
-                        log_time,
-                        message.payload().unwrap_or_default(),
-                    );
+                Some(Ok(message)) => context.take(&message),
+                Some(Err(KafkaError::PartitionEOF(partition))) => {
+                    context.caught_up(partition, position(consumer, &self.topic, partition));
                 }
-                Some(Err(KafkaError::PartitionEOF(partition))) => at_end = Some(partition),
                 Some(Err(error)) => {
                     if let Some(fatal) = self.judge(&error) {
                         context.send(Err(fatal));
@@ -340,20 +369,14 @@ impl Reader {
                 }
                 None => {}
             }
-            let full = lock(&context.pending).records >= self.config.batch_records;
-            if full || idle || at_end.is_some() || last_flush.elapsed() > Duration::from_millis(200) {
-                if !context.flush() {
-                    return;
-                }
-                last_flush = Instant::now();
+            // Looking at the clock costs as much as taking a message.
+            polls = polls.wrapping_add(1);
+            if !idle && polls % 256 != 0 {
+                continue;
             }
-            if let Some(partition) = at_end
-                && !context.send(Ok(SourceEvent::CaughtUp(
-                    context.partition(partition),
-                    position(consumer, &self.topic, partition),
-                )))
-            {
-                return;
+            if idle || last_flush.elapsed() > FLUSH_INTERVAL {
+                context.flush_all();
+                last_flush = Instant::now();
             }
             if last_told.elapsed() > Duration::from_secs(1) {
                 self.tell_kafka(consumer);

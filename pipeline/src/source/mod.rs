@@ -1,8 +1,9 @@
 //! Where records come from: partitioned logs with offsets and log times.
 //!
 //! Two implementations of one trait: [`kafka`], the real thing, and [`files`], a directory of partition logs, which has an end.
-//! Everything behind the trait is the same for both, the commit protocol included. Each reads on a thread of its own and hands
-//! over batches, so that reading goes on while a round is committed, as far as the bounded channel lets it.
+//! Everything behind the trait is the same for both, the commit protocol included. Each reads on threads of its own. What concerns the
+//! worker ([`SourceEvent`]) goes to the worker; records go straight to where the worker said when a partition was assigned
+//! ([`Start::deliver_to`]), so that metering goes on while a round is committed, as far as the bounded channels let it.
 
 pub mod files;
 pub mod kafka;
@@ -12,7 +13,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use hydrometer_schemas::time::{Micros, Second};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TopicPartition {
@@ -50,6 +51,13 @@ impl Batch {
         Batch { partition, records: Vec::new(), bytes: Vec::new(), next: 0 }
     }
 
+    /// An empty one with room for as much.
+    pub fn as_roomy_as(other: &Batch) -> Batch {
+        let records = Vec::with_capacity(other.records.len());
+        let bytes = Vec::with_capacity(other.bytes.len() + other.bytes.len() / 8);
+        Batch { partition: other.partition.clone(), records, bytes, next: 0 }
+    }
+
     pub fn payload(&self, record: &RecordMeta) -> &[u8] {
         &self.bytes[record.start..record.end]
     }
@@ -62,22 +70,37 @@ impl Batch {
     }
 }
 
-/// Where to start reading a partition: `None` is the log's beginning (nothing was ever handled).
-pub type StartOffsets = Vec<(TopicPartition, Option<i64>)>;
+/// Where reading a partition starts and where its records go.
+#[derive(Debug)]
+pub struct Start {
+    pub partition: TopicPartition,
+    /// `None` is the log's beginning (nothing was ever handled).
+    pub offset: Option<i64>,
+    pub deliver_to: mpsc::Sender<Delivery>,
+}
+
+/// What a partition's log holds, in its order.
+#[derive(Debug)]
+pub enum Delivery {
+    Batch(Batch),
+    /// The partition is at its high watermark; the offset also counts past transaction markers.
+    CaughtUp(TopicPartition, i64),
+    /// The partition's log has ended for good.
+    Ended(TopicPartition),
+    /// Answered when everything before it was taken.
+    Passed(oneshot::Sender<()>),
+}
 
 #[derive(Debug)]
 pub enum SourceEvent {
     /// Partitions are ours from now on; the answer says where to start.
-    Assigned(Vec<TopicPartition>, oneshot::Sender<StartOffsets>),
+    Assigned(Vec<TopicPartition>, oneshot::Sender<Vec<Start>>),
     /// Partitions go to somebody else once this is answered: commit what can be committed.
     Revoked(Vec<TopicPartition>, oneshot::Sender<()>),
     /// Partitions are somebody else's already: discard.
     Lost(Vec<TopicPartition>, oneshot::Sender<()>),
-    Batch(Batch),
-    /// The partition is at its high watermark; `next` also counts past transaction markers.
-    CaughtUp(TopicPartition, i64),
-    /// The partition's log has ended for good.
-    Ended(TopicPartition),
+    /// Of a source in lockstep: everything delivered was taken, and nothing more is until the round that may be due now is over.
+    Step(oneshot::Sender<()>),
 }
 
 #[derive(Debug, thiserror::Error)]

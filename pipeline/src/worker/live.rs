@@ -22,15 +22,16 @@ impl Worker {
         if self.streams.is_empty() {
             return Ok(false);
         }
-        if self.streams.values().any(|s| s.window.has_closed() || s.window.holds_late_or_quarantine()) {
+        let waits = |s: &Stream| s.meter.standing().has_closed || s.meter.standing().holds_late_or_quarantine;
+        if self.streams.values().any(waits) {
             return Ok(true);
         }
         let (lifecycle_time, all_closed_until) = self.db.progress().await?;
         let moves = |s: &Stream| {
             let target = self.frontier_of(s, lifecycle_time);
             target > s.lease.frontier
-                || s.window.closed_until() > s.lease.position.closed_until * SECONDS_PER_MINUTE
-                || (force && s.window.position() != s.lease.position)
+                || s.meter.standing().closed_until() > s.lease.position.closed_until * SECONDS_PER_MINUTE
+                || (force && s.meter.standing().position != s.lease.position)
         };
         if self.streams.values().any(moves) {
             return Ok(true);
@@ -44,13 +45,14 @@ impl Worker {
     }
 
     fn frontier_of(&self, stream: &Stream, lifecycle_time: Second) -> Second {
-        frontier_target(stream.lease.frontier, stream.window.closed_until(), lifecycle_time, self.source.horizon())
+        let closed_until = stream.meter.standing().closed_until();
+        frontier_target(stream.lease.frontier, closed_until, lifecycle_time, self.source.horizon())
     }
 
     pub(super) async fn live_round(&mut self) -> Result<(), WorkerError> {
-        for stream in self.streams.values_mut() {
-            let cut = stream.window.cut()?;
-            stream.cut_at = stream.window.position();
+        let cuts = futures::future::try_join_all(self.streams.values().map(|s| s.meter.cut())).await?;
+        for (stream, (cut, cut_at)) in self.streams.values_mut().zip(cuts) {
+            stream.cut_at = cut_at;
             for row in cut.closed.iter().chain(&cut.late) {
                 stream.evidence.add(row);
             }

@@ -13,14 +13,16 @@ use datafusion::error::DataFusionError;
 use hydrometer_rating::history::History;
 use hydrometer_schemas::time::{FOREVER_MICROS, MICROS_PER_SECOND, hour_floor};
 use hydrometer_sinks::{SinkError, Warehouse};
+use tokio::sync::{Notify, mpsc, oneshot};
 use uuid::Uuid;
 
 use crate::config::Config;
 use crate::evidence::Evidence;
 use crate::fold::Aggregates;
+use crate::meter::Meter;
 use crate::protocol::Happened;
 use crate::publish::{publish_owed, sweep, usage_rows};
-use crate::source::{Source, SourceError, SourceEvent, StartOffsets, TopicPartition};
+use crate::source::{Delivery, Source, SourceError, SourceEvent, Start, TopicPartition};
 use crate::store::lease::{Lease, Role};
 use crate::store::{Database, StoreError, manifest, timeline};
 use crate::window::{Counts, Cut, PartitionWindow, Position, WindowLimits};
@@ -80,7 +82,11 @@ pub struct Worker {
     telemetry_partitions: i32,
 
     streams: BTreeMap<TopicPartition, Stream>,
+    /// Told by meters that there is something new.
+    progressed: Arc<Notify>,
     lifecycles: BTreeMap<TopicPartition, lifecycle::LifecycleStream>,
+    lifecycle_sender: mpsc::Sender<Delivery>,
+    lifecycle_deliveries: mpsc::Receiver<Delivery>,
 
     finished_attempts: HashSet<String>,
     last_round: Instant,
@@ -93,17 +99,15 @@ pub struct Worker {
 
 /// One telemetry partition of this worker.
 struct Stream {
-    window: PartitionWindow,
+    meter: Meter,
     lease: Lease,
     evidence: Evidence,
     /// What was cut and is not committed yet; it survives a round that failed.
     cut: Cut,
     cut_at: Position,
-    idle: Idle,
-    ended: bool,
 }
 
-/// Since when a partition has been at its high watermark without a record.
+/// Since when a lifecycle partition has been at its high watermark without a record.
 #[derive(Debug, Clone, Copy)]
 struct Idle {
     last_record: Instant,
@@ -141,6 +145,7 @@ impl Worker {
             }
             db.ensure_partitions(&topic, role, count).await?;
         }
+        let (lifecycle_sender, lifecycle_deliveries) = mpsc::channel(4);
         let mut worker = Worker {
             aggregates: Arc::new(Aggregates::new()?),
             config,
@@ -153,7 +158,10 @@ impl Worker {
             homes: BTreeMap::new(),
             telemetry_partitions,
             streams: BTreeMap::new(),
+            progressed: Arc::new(Notify::new()),
             lifecycles: BTreeMap::new(),
+            lifecycle_sender,
+            lifecycle_deliveries,
             finished_attempts: HashSet::new(),
             last_round: Instant::now(),
             last_upkeep: Instant::now(),
@@ -184,6 +192,9 @@ impl Worker {
     /// After an error: leaves the group, so that others need not wait for this member's session to time out. Nothing is committed.
     async fn leave(&mut self) {
         self.source.stop();
+        // A source that waits for a meter waits no more.
+        self.streams.clear();
+        self.lifecycle_deliveries.close();
         let left = async {
             while let Some(event) = self.source.next().await {
                 // An answer that is dropped lets the source go on.
@@ -197,24 +208,33 @@ impl Worker {
 
     async fn run_until(&mut self, stop: impl Future<Output = ()>) -> Result<Summary, WorkerError> {
         tokio::pin!(stop);
-        let mut stopping = false;
+        let (mut stopping, mut source_is_over) = (false, false);
         let mut tick = tokio::time::interval(Duration::from_millis(250));
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let progressed = self.progressed.clone();
         loop {
+            let mut stepped = None;
             tokio::select! {
                 () = &mut stop, if !stopping => {
                     tracing::info!("stopping: draining, committing, leaving the group");
                     stopping = true;
                     self.source.stop();
                 }
-                event = self.source.next() => match event {
-                    Some(event) => self.take(event?).await?,
-                    None => break,
+                event = self.source.next(), if !source_is_over => match event {
+                    Some(event) => stepped = self.take(event?).await?,
+                    None => source_is_over = true,
                 },
+                Some(delivery) = self.lifecycle_deliveries.recv() => self.take_lifecycle(delivery),
+                () = progressed.notified() => {}
                 _ = tick.tick() => self.advance_idle().await?,
             }
+            self.check_meters()?;
             self.patiently(false).await?;
-            if self.all_ended() {
+            if let Some(reply) = stepped {
+                let _ = reply.send(());
+            }
+            // A log that ends has been read before it has been metered.
+            if self.all_ended() || (source_is_over && (stopping || self.source.horizon().is_none())) {
                 break;
             }
         }
@@ -225,8 +245,12 @@ impl Worker {
         Ok(self.summary.clone())
     }
 
+    fn check_meters(&self) -> Result<(), WorkerError> {
+        self.streams.values().find_map(|s| s.meter.failure()).map_or(Ok(()), |error| Err(error.into()))
+    }
+
     fn all_ended(&self) -> bool {
-        let streams = !self.streams.is_empty() && self.streams.values().all(|s| s.ended);
+        let streams = !self.streams.is_empty() && self.streams.values().all(|s| s.meter.standing().ended);
         streams && self.lifecycles.values().all(|l| l.ended)
     }
 
@@ -257,8 +281,9 @@ impl Worker {
 
     async fn work(&mut self, force: bool) -> Result<(), WorkerError> {
         let interval = Duration::from_millis(self.config.commit.interval_ms);
-        let due = force || self.last_round.elapsed() >= interval;
-        if !due {
+        // A meter without room waits for a commit.
+        let full = self.streams.values().any(|s| s.meter.standing().full);
+        if !force && !full && self.last_round.elapsed() < interval {
             return Ok(());
         }
         let began = Instant::now();
@@ -273,8 +298,7 @@ impl Worker {
         }
         self.last_round = Instant::now();
         if began.elapsed() > Duration::from_secs(1) {
-            // Nobody listened meanwhile: records may be waiting, so this was not the partitions' silence.
-            self.streams.values_mut().for_each(|s| s.idle.last_record = Instant::now());
+            // Nobody listened meanwhile: events may be waiting, so this was not the partitions' silence.
             self.lifecycles.values_mut().for_each(|l| l.idle.last_record = Instant::now());
         }
         self.tell();
@@ -284,7 +308,7 @@ impl Worker {
     fn tell(&mut self) {
         self.summary.counts = self.closed_counts;
         for stream in self.streams.values() {
-            let counts = stream.window.counts();
+            let counts = stream.meter.standing().counts;
             self.summary.counts.records += counts.records;
             self.summary.counts.readings += counts.readings;
             self.summary.counts.late += counts.late;
@@ -297,7 +321,8 @@ impl Worker {
         }
     }
 
-    async fn take(&mut self, event: SourceEvent) -> Result<(), WorkerError> {
+    /// What is returned is to be answered when the round that may be due now is over.
+    async fn take(&mut self, event: SourceEvent) -> Result<Option<oneshot::Sender<()>>, WorkerError> {
         match event {
             SourceEvent::Assigned(partitions, reply) => {
                 let starts = self.assigned(&partitions).await?;
@@ -322,48 +347,51 @@ impl Worker {
                 self.discard(&partitions);
                 let _ = reply.send(());
             }
-            SourceEvent::Batch(batch) => {
-                if let Some(stream) = self.streams.get_mut(&batch.partition) {
-                    stream.idle.record();
-                    stream.window.take(&batch)?;
-                } else if let Some(stream) = self.lifecycles.get_mut(&batch.partition) {
+            SourceEvent::Step(reply) => return Ok(Some(reply)),
+        }
+        Ok(None)
+    }
+
+    fn take_lifecycle(&mut self, delivery: Delivery) {
+        match delivery {
+            Delivery::Batch(batch) => {
+                if let Some(stream) = self.lifecycles.get_mut(&batch.partition) {
                     stream.take(&batch);
                 }
             }
-            SourceEvent::CaughtUp(partition, next) => {
-                if let Some(stream) = self.streams.get_mut(&partition) {
-                    stream.idle.caught_up = true;
-                } else if let Some(stream) = self.lifecycles.get_mut(&partition) {
+            Delivery::CaughtUp(partition, next) => {
+                if let Some(stream) = self.lifecycles.get_mut(&partition) {
                     stream.caught_up(next);
                 }
             }
-            SourceEvent::Ended(partition) => {
-                if let Some(stream) = self.streams.get_mut(&partition) {
-                    stream.window.end();
-                    stream.ended = true;
-                } else if let Some(stream) = self.lifecycles.get_mut(&partition) {
+            Delivery::Ended(partition) => {
+                if let Some(stream) = self.lifecycles.get_mut(&partition) {
                     stream.end();
                 }
             }
+            Delivery::Passed(reply) => {
+                let _ = reply.send(());
+            }
         }
-        Ok(())
     }
 
-    async fn assigned(&mut self, partitions: &[TopicPartition]) -> Result<StartOffsets, WorkerError> {
+    async fn assigned(&mut self, partitions: &[TopicPartition]) -> Result<Vec<Start>, WorkerError> {
         self.register(partitions).await?;
         let leases = self.db.take_over(partitions, &self.config.worker).await?;
         self.homes = timeline::homes(self.db.client_ref()).await?;
         self.refresh_history().await?;
-        let mut starts = StartOffsets::new();
+        let mut starts = Vec::new();
         for lease in leases {
             let partition = lease.partition.clone();
             if *partition.topic == *self.config.topics.lifecycle {
-                starts.push((partition.clone(), start_of(&lease, lease.position.next)));
+                let offset = start_of(&lease, lease.position.next);
+                starts.push(Start { partition: partition.clone(), offset, deliver_to: self.lifecycle_sender.clone() });
                 self.lifecycles.insert(partition, lifecycle::LifecycleStream::new(lease));
                 continue;
             }
-            starts.push((partition.clone(), start_of(&lease, lease.position.replay_from)));
+            let offset = start_of(&lease, lease.position.replay_from);
             let stream = self.open_stream(lease).await?;
+            starts.push(Start { partition: partition.clone(), offset, deliver_to: stream.meter.deliveries() });
             self.streams.insert(partition, stream);
         }
         // What the former owner still owed is ours to publish.
@@ -405,13 +433,14 @@ impl Worker {
         };
         let window = PartitionWindow::open(lease.partition.clone(), lease.position, limits, self.aggregates.clone())?;
         let cut_at = lease.position;
-        Ok(Stream { window, lease, evidence, cut: Cut::default(), cut_at, idle: Idle::new(), ended: false })
+        let meter = Meter::start(window, self.progressed.clone())?;
+        Ok(Stream { meter, lease, evidence, cut: Cut::default(), cut_at })
     }
 
     fn discard(&mut self, partitions: &[TopicPartition]) {
         for partition in partitions {
             if let Some(stream) = self.streams.remove(partition) {
-                let counts = stream.window.counts();
+                let counts = stream.meter.standing().counts;
                 self.closed_counts.records += counts.records;
                 self.closed_counts.readings += counts.readings;
                 self.closed_counts.late += counts.late;
@@ -425,7 +454,7 @@ impl Worker {
     /// Partitions at their high watermark that had no record for the idle time move on by the database's clock.
     async fn advance_idle(&mut self) -> Result<(), WorkerError> {
         let idle = Duration::from_secs(u64::from(self.config.windows.idle_s));
-        let any = self.streams.values().any(|s| !s.ended && s.idle.for_at_least(idle))
+        let any = self.streams.values().any(|s| s.meter.standing().is_silent_for(idle))
             || self.lifecycles.values().any(|l| !l.ended && l.idle.for_at_least(idle));
         if !any {
             return Ok(());
@@ -436,8 +465,8 @@ impl Worker {
             Err(error) => return Err(error.into()),
         };
         let time = now - i64::from(self.config.windows.idle_s) * MICROS_PER_SECOND;
-        for stream in self.streams.values_mut().filter(|s| !s.ended && s.idle.for_at_least(idle)) {
-            stream.window.advance_idle(time);
+        for stream in self.streams.values().filter(|s| s.meter.standing().is_silent_for(idle)) {
+            stream.meter.advance_idle(time).await;
         }
         for stream in self.lifecycles.values_mut().filter(|l| !l.ended && l.idle.for_at_least(idle)) {
             stream.time = stream.time.max(time).min(FOREVER_MICROS);

@@ -1,7 +1,7 @@
 //! One round through the commit protocol, for live rating and for revisions alike: the protocol decides, this does.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hydrometer_schemas::time::{SECONDS_PER_MINUTE, Second};
 use hydrometer_schemas::warehouse::Table;
@@ -49,6 +49,42 @@ pub(super) struct Prepared {
     pub mended: Vec<(String, Second, Second)>,
 }
 
+/// What a round spent its time on, for the log (HYDROMETER_LOG=hydrometer_pipeline=debug).
+#[derive(Debug, Default)]
+struct Times {
+    derive: Duration,
+    stage: Duration,
+    commit: Duration,
+    publish: Duration,
+}
+
+impl Times {
+    fn note(&mut self, step: Step, began: Instant) {
+        let spent = match step {
+            Step::Derive => &mut self.derive,
+            Step::Stage { .. } => &mut self.stage,
+            Step::Publish => &mut self.publish,
+            _ => &mut self.commit,
+        };
+        *spent += began.elapsed();
+    }
+
+    fn tell(&self, prepared: Option<&Prepared>) {
+        let Some(prepared) = prepared else { return };
+        let rows = |f: fn(&Share) -> usize| prepared.shares.iter().map(f).sum::<usize>();
+        tracing::debug!(
+            kind = ?prepared.kind,
+            minutes = rows(|s| s.usage.values().map(Vec::len).sum()),
+            rated = rows(|s| s.derived.rows.values().map(Vec::len).sum()),
+            derive_ms = self.derive.as_millis(),
+            stage_ms = self.stage.as_millis(),
+            commit_ms = self.commit.as_millis(),
+            publish_ms = self.publish.as_millis(),
+            "round"
+        );
+    }
+}
+
 impl Worker {
     /// Runs one round. `prepare` derives it, afresh each time the protocol asks for it. Returns what was committed; nothing when
     /// the preparation found nothing to commit.
@@ -60,8 +96,10 @@ impl Worker {
         let mut prepared: Option<Prepared> = None;
         let mut staged: Option<RoundCommit> = None;
         let mut last = String::new();
+        let mut times = Times::default();
         loop {
-            let happened = match round.step() {
+            let (began, step) = (Instant::now(), round.step());
+            let happened = match step {
                 Step::Derive => {
                     self.refresh_history().await?;
                     prepared = prepare(self).await?;
@@ -101,7 +139,10 @@ impl Worker {
                     }
                     Happened::Published
                 }
-                Step::Done => return Ok(prepared),
+                Step::Done => {
+                    times.tell(prepared.as_ref());
+                    return Ok(prepared);
+                }
                 Step::Stop => {
                     let attempts = round.attempts();
                     let partitions = prepared.map_or_else(Vec::new, |p| p.before);
@@ -113,6 +154,7 @@ impl Worker {
                     });
                 }
             };
+            times.note(step, began);
             match happened {
                 Happened::HomesMoved => self.reload_homes().await?,
                 Happened::BrokeBeforeCommit => {

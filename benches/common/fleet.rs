@@ -1,4 +1,4 @@
-//! The fleet of the bench: its lifecycle, and its telemetry as single readings or node batches, written to Kafka.
+//! The fleet of the benches: its lifecycle, and its telemetry as single readings or node batches, in memory or written to Kafka.
 
 use std::io::Write;
 use std::time::{Duration, SystemTime};
@@ -9,7 +9,7 @@ use rdkafka::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
-use crate::Failure;
+pub type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 pub const GPUS_PER_SERVER: u32 = 8;
 pub const PARTITIONS: i32 = 4;
@@ -52,15 +52,23 @@ impl Fleet {
         i64::from(self.gpus()) * (i64::from(self.seconds) / 2)
     }
 
-    /// Registrations, contracts and leases; the last event carries lifecycle time past all telemetry.
     pub fn write_lifecycle(&self, brokers: &str, topic: &str) -> Result<u64, Failure> {
         let producer = Writer::new(brokers)?;
         let mut written = 0;
-        let mut write = |time: Second, kind: EventKind| -> Result<(), Failure> {
-            let event =
-                Event { source: "bench".into(), id: format!("e{written}"), time_us: time * MICROS_PER_SECOND, kind };
+        self.lifecycle(|event| {
             written += 1;
             producer.write(topic, 0, event.subject(), &event.to_json()?)
+        })?;
+        producer.finish()?;
+        Ok(written)
+    }
+
+    /// Registrations, contracts and leases; the last event carries lifecycle time past all telemetry.
+    pub fn lifecycle(&self, mut take: impl FnMut(Event) -> Result<(), Failure>) -> Result<(), Failure> {
+        let mut number = 0;
+        let mut write = |time: Second, kind: EventKind| -> Result<(), Failure> {
+            number += 1;
+            take(Event { source: "bench".into(), id: format!("e{number}"), time_us: time * MICROS_PER_SECOND, kind })
         };
         let before = self.start - 60;
         for contract in 0..CONTRACTS {
@@ -87,69 +95,83 @@ impl Fleet {
             write(self.start, EventKind::LeaseStarted { lease, contract, server, slots })?;
         }
         let spare = EventKind::ServerRegistered { server: "spare".into(), supplier: "supplier-00".into(), slots: 8 };
-        write(self.start + Second::from(self.seconds) + 900, spare)?;
-        producer.finish()?;
-        Ok(written)
+        write(self.start + Second::from(self.seconds) + 900, spare)
     }
 
-    /// Every server's readings second by second, each server in its own partition; at the end a reading in each partition that
-    /// carries its time past the allowed lateness.
+    /// Writes every server's readings second by second, each server to its own partition; at the end a reading in each partition
+    /// that carries its time past the allowed lateness.
     pub fn write_telemetry(&self, brokers: &str, topic: &str, shape: Shape) -> Result<u64, Failure> {
         let producer = Writer::new(brokers)?;
-        let mut message = Vec::with_capacity(1_024);
         let mut bytes = 0;
         for second in 0..self.seconds {
-            let time = show_second(self.start + Second::from(second));
-            for number in 0..self.servers {
-                let (server, partition) = (server_name(number), number as i32 % PARTITIONS);
-                match shape {
-                    Shape::Single => {
-                        for slot in 0..GPUS_PER_SERVER {
-                            message.clear();
-                            write!(
-                                message,
-                                r#"{{"gpu":"{}","server":"{server}","time":"{time}","#,
-                                gpu_name(number, slot)
-                            )?;
-                            write_values(&mut message, number, slot, second)?;
-                            bytes += message.len() as u64;
-                            producer.write(topic, partition, &server, &message)?;
-                        }
-                    }
-                    Shape::Batch => {
-                        message.clear();
-                        write!(message, r#"{{"server":"{server}","time":"{time}","gpus":["#)?;
-                        for slot in 0..GPUS_PER_SERVER {
-                            let comma = if slot == 0 { "" } else { "," };
-                            write!(message, r#"{comma}{{"gpu":"{}","#, gpu_name(number, slot))?;
-                            write_values(&mut message, number, slot, second)?;
-                        }
-                        message.extend_from_slice(b"]}");
-                        bytes += message.len() as u64;
-                        producer.write(topic, partition, &server, &message)?;
-                    }
-                }
-            }
+            self.messages(second, shape, |partition, server, message| {
+                bytes += message.len() as u64;
+                producer.write(topic, partition, server, message)
+            })?;
         }
         let after = show_second(self.start + Second::from(self.seconds) + 300);
         for partition in 0..PARTITIONS {
-            let server = server_name(partition as u32);
-            let reading = format!(
-                r#"{{"gpu":"{}","server":"{server}","time":"{after}","util":0}}"#,
-                gpu_name(partition as u32, 0)
-            );
+            let (server, gpu) = (server_name(partition as u32), gpu_name(partition as u32, 0));
+            let reading = format!(r#"{{"gpu":"{gpu}","server":"{server}","time":"{after}","util":0}}"#);
             producer.write(topic, partition, &server, reading.as_bytes())?;
         }
         producer.finish()?;
         Ok(bytes)
     }
+
+    /// The messages of one second: (partition, server, payload). The servers come in another order each second, as exporters do;
+    /// a server's GPUs stay together.
+    pub fn messages(
+        &self,
+        second: u32,
+        shape: Shape,
+        mut take: impl FnMut(i32, &str, &[u8]) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let time = show_second(self.start + Second::from(second));
+        let mut message = Vec::with_capacity(2_048);
+        // A step that shares no factor with the number of servers visits each once.
+        let step = (0..).map(|n| 7_919 + n + second % 97).find(|step| gcd(*step, self.servers) == 1).unwrap_or(1);
+        for place in 0..self.servers {
+            let number = (u64::from(place) * u64::from(step) % u64::from(self.servers)) as u32;
+            let (server, partition) = (server_name(number), number as i32 % PARTITIONS);
+            if shape == Shape::Batch {
+                message.clear();
+                write!(message, r#"{{"server":"{server}","time":"{time}","gpus":["#)?;
+            }
+            for slot in 0..GPUS_PER_SERVER {
+                let gpu = gpu_name(number, slot);
+                match shape {
+                    Shape::Single => {
+                        message.clear();
+                        write!(message, r#"{{"gpu":"{gpu}","server":"{server}","time":"{time}","#)?;
+                        write_values(&mut message, number, slot, second)?;
+                        take(partition, &server, &message)?;
+                    }
+                    Shape::Batch => {
+                        let comma = if slot == 0 { "" } else { "," };
+                        write!(message, r#"{comma}{{"gpu":"{gpu}","#)?;
+                        write_values(&mut message, number, slot, second)?;
+                    }
+                }
+            }
+            if shape == Shape::Batch {
+                message.extend_from_slice(b"]}");
+                take(partition, &server, &message)?;
+            }
+        }
+        Ok(())
+    }
 }
 
-fn server_name(number: u32) -> String {
+fn gcd(a: u32, b: u32) -> u32 {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
+pub fn server_name(number: u32) -> String {
     format!("srv-{number:05}")
 }
 
-fn gpu_name(server: u32, slot: u32) -> String {
+pub fn gpu_name(server: u32, slot: u32) -> String {
     format!("GPU-{:08x}-4b1d-4c0e-9f27-{:012x}", server.wrapping_mul(0x9e37_79b9), server * GPUS_PER_SERVER + slot)
 }
 
