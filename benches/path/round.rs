@@ -107,7 +107,10 @@ pub struct Running {
 impl Running {
     pub fn start(config: &Path, log: PathBuf) -> Result<Running, Failure> {
         let mut command = Command::new(env!("CARGO_BIN_EXE_hydrometer"));
-        command.arg("run").arg("--config").arg(config).env("HYDROMETER_LOG", "warn");
+        command.arg("run").arg("--config").arg(config);
+        if std::env::var_os("HYDROMETER_LOG").is_none() {
+            command.env("HYDROMETER_LOG", "warn");
+        }
         let log = std::fs::File::create(log)?;
         Ok(Running { child: command.stdout(log.try_clone()?).stderr(log).spawn()? })
     }

@@ -340,6 +340,8 @@ impl Reader {
             .set("session.timeout.ms", self.option("session.timeout.ms", "10000"))
             .set("queued.min.messages", "200000")
             .set("queued.max.messages.kbytes", "65536")
+            // A full queue is asked for more as soon as there is room; by default it would be left alone for a second.
+            .set("fetch.queue.backoff.ms", "10")
             .set("fetch.message.max.bytes", "4194304");
         client
     }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use datafusion::error::DataFusionError;
+use futures::future::LocalBoxFuture;
 use hydrometer_rating::history::History;
 use hydrometer_schemas::time::{FOREVER_MICROS, MICROS_PER_SECOND, hour_floor};
 use hydrometer_sinks::{SinkError, Warehouse};
@@ -181,12 +182,19 @@ impl Worker {
     }
 
     /// Runs until the source ends or `stop` resolves; then drains and commits what can be committed.
-    pub async fn run(mut self, stop: impl Future<Output = ()>) -> Result<Summary, WorkerError> {
-        let result = self.run_until(stop).await;
-        if result.is_err() {
-            self.leave().await;
-        }
-        result
+    pub fn run<'a>(self, stop: impl Future<Output = ()> + 'a) -> LocalBoxFuture<'a, Result<Summary, WorkerError>> {
+        self.run_boxed(Box::pin(stop))
+    }
+
+    /// Boxed here, so that the whole of the worker is compiled once and not again in every program and test that runs it.
+    fn run_boxed(mut self, stop: LocalBoxFuture<'_, ()>) -> LocalBoxFuture<'_, Result<Summary, WorkerError>> {
+        Box::pin(async move {
+            let result = self.run_until(stop).await;
+            if result.is_err() {
+                self.leave().await;
+            }
+            result
+        })
     }
 
     /// After an error: leaves the group, so that others need not wait for this member's session to time out. Nothing is committed.
@@ -206,8 +214,7 @@ impl Worker {
         }
     }
 
-    async fn run_until(&mut self, stop: impl Future<Output = ()>) -> Result<Summary, WorkerError> {
-        tokio::pin!(stop);
+    async fn run_until(&mut self, mut stop: LocalBoxFuture<'_, ()>) -> Result<Summary, WorkerError> {
         let (mut stopping, mut source_is_over) = (false, false);
         let mut tick = tokio::time::interval(Duration::from_millis(250));
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
