@@ -60,6 +60,25 @@ pub enum Happened {
     Published,
 }
 
+impl Happened {
+    /// Whether an attempt is over for good after this, so that what it staged is either named by now or never will be. While its
+    /// transaction is in doubt, it is not.
+    pub fn finishes_attempt(self) -> bool {
+        match self {
+            Happened::Derived | Happened::Staged | Happened::ReplyLost | Happened::Published => false,
+            Happened::Committed
+            | Happened::FenceLost
+            | Happened::HomesMoved
+            | Happened::TimelineMoved
+            | Happened::Refused
+            | Happened::BrokeBeforeCommit
+            | Happened::SettledCommitted
+            | Happened::SettledNotCommitted
+            | Happened::SettledForeign => true,
+        }
+    }
+}
+
 /// How often one round tries to commit before it gives up and lets the worker start over from the last commit.
 pub const ATTEMPTS_MAX: u32 = 10;
 
