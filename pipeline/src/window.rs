@@ -14,6 +14,7 @@ use hydrometer_sinks::usage::UsageRow;
 
 use crate::decode::{Identities, Readings, decode_json};
 use crate::fold::{Aggregates, Fold, Folded, Piece, pieces};
+use crate::protocol::{Belongs, piece_belongs, replay_from};
 use crate::source::{Batch, TopicPartition};
 
 /// A partition's position, as Postgres keeps it.
@@ -131,14 +132,11 @@ impl PartitionWindow {
     }
 
     /// Where the stream stands: to be committed with the next cut.
-    ///
-    /// While the open minutes are still being rebuilt, they depend on all that is yet to be read again.
     pub fn position(&self) -> Position {
-        if self.read_until < self.handled_before {
-            return self.position;
-        }
-        let open = self.open.values().map(|open| open.first_offset).min();
-        Position { replay_from: open.unwrap_or(self.position.next), ..self.position }
+        let rebuilding = self.read_until < self.handled_before;
+        let first_of_open = self.open.values().map(|open| open.first_offset).min();
+        let from = replay_from(rebuilding, self.position.replay_from, first_of_open, self.position.next);
+        Position { replay_from: from, ..self.position }
     }
 
     /// Whether a cut would yield anything that is worth a commit.
@@ -191,17 +189,21 @@ impl PartitionWindow {
             let (time, log_time, offset) = (readings.time[i], readings.log_time[i], readings.offset[i]);
             let identity = readings.identity[i];
             let replayed = offset < self.handled_before;
-            let closed = if replayed { self.closed_before } else { self.position.closed_until };
+            let (closed_before, closed_until) = (self.closed_before, self.position.closed_until);
             let mut was_late = false;
             pieces(i as u32, time, self.limits.vouches_for, |piece| {
-                if piece.minute >= closed {
-                    let (pieces, groups) = on_time.entry(piece.minute).or_default();
-                    pieces.push(piece);
-                    groups.push(identity as usize);
-                } else if !replayed {
-                    was_late = true;
-                    late.0.push(piece);
-                    late.1.push(self.late.group(identity, piece.minute));
+                match piece_belongs(piece.minute, replayed, closed_before, closed_until) {
+                    Belongs::Open => {
+                        let (pieces, groups) = on_time.entry(piece.minute).or_default();
+                        pieces.push(piece);
+                        groups.push(identity as usize);
+                    }
+                    Belongs::Late => {
+                        was_late = true;
+                        late.0.push(piece);
+                        late.1.push(self.late.group(identity, piece.minute));
+                    }
+                    Belongs::Handled => {}
                 }
             });
             if replayed {
