@@ -3,7 +3,7 @@
 //!
 //! A round: **cut → derive → stage → commit → publish**. Postgres is the only commit point (law 8).
 
-use hydrometer_schemas::time::{SECONDS_PER_MINUTE, Second, hour_ceil, hour_floor};
+use hydrometer_schemas::time::{Minute, SECONDS_PER_HOUR, SECONDS_PER_MINUTE, Second, hour_ceil, hour_floor};
 use uuid::Uuid;
 
 /// What a round does next.
@@ -58,6 +58,25 @@ pub enum Happened {
     SettledNotCommitted,
     SettledForeign,
     Published,
+}
+
+impl Happened {
+    /// Whether an attempt is over for good after this, so that what it staged is either named by now or never will be. While its
+    /// transaction is in doubt, it is not.
+    pub fn finishes_attempt(self) -> bool {
+        match self {
+            Happened::Derived | Happened::Staged | Happened::ReplyLost | Happened::Published => false,
+            Happened::Committed
+            | Happened::FenceLost
+            | Happened::HomesMoved
+            | Happened::TimelineMoved
+            | Happened::Refused
+            | Happened::BrokeBeforeCommit
+            | Happened::SettledCommitted
+            | Happened::SettledNotCommitted
+            | Happened::SettledForeign => true,
+        }
+    }
 }
 
 /// How often one round tries to commit before it gives up and lets the worker start over from the last commit.
@@ -122,6 +141,61 @@ impl Round {
     }
 }
 
+/// What becomes of a piece of a reading.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Belongs {
+    /// It goes into its open minute.
+    Open,
+    /// Its minute was closed before it came.
+    Late,
+    /// It is read again, and was counted before this worker came: in a closed minute, or as late.
+    Handled,
+}
+
+/// Where a piece belongs. Records below `next` of the commit that a worker continues from (`replayed`) are compared with what was
+/// closed then; new ones with what is closed just before them.
+pub fn piece_belongs(minute: Minute, replayed: bool, closed_before: Minute, closed_until: Minute) -> Belongs {
+    match (replayed, if replayed { closed_before } else { closed_until }) {
+        (_, closed) if minute >= closed => Belongs::Open,
+        (true, _) => Belongs::Handled,
+        (false, _) => Belongs::Late,
+    }
+}
+
+/// The first offset that an open minute depends on. While the open minutes are still being rebuilt they depend on all that is yet
+/// to be read again, so it stays where it is.
+pub fn replay_from(rebuilding: bool, committed: i64, first_of_open: Option<i64>, next: i64) -> i64 {
+    if rebuilding { committed } else { first_of_open.unwrap_or(next) }
+}
+
+/// Where a minute goes that a round brings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MinuteGoes {
+    /// Into the usage of its hour.
+    Usage,
+    /// Into the late object; `asks` when a revision has to bring it in.
+    Late { asks: bool },
+    /// Its server's home is elsewhere: kept, and brought in by a revision there.
+    Away,
+}
+
+/// What closes in an hour that is frozen already (a partition that was added later) is late as well.
+pub fn minute_goes(
+    start: Second,
+    at_home: bool,
+    late: bool,
+    frontier: Second,
+    minute_window_covers: impl FnOnce() -> bool,
+) -> MinuteGoes {
+    if !at_home {
+        MinuteGoes::Away
+    } else if late || hour_floor(start) + SECONDS_PER_HOUR <= frontier {
+        MinuteGoes::Late { asks: late_minute_asks(start + SECONDS_PER_MINUTE, frontier, minute_window_covers()) }
+    } else {
+        MinuteGoes::Usage
+    }
+}
+
 /// How far a partition's rating frontier may move: its minutes are closed, lifecycle time has passed, and (for a log that ends) the
 /// horizon is not exceeded. It never moves back.
 pub fn frontier_target(
@@ -137,7 +211,7 @@ pub fn frontier_target(
 
 /// Whether a late minute asks for a revision: its hour is frozen, or a window that covers it was rated.
 pub fn late_minute_asks(minute_end: Second, frontier: Second, minute_window_covers: bool) -> bool {
-    hour_floor(minute_end - 1) + 3_600 <= frontier || (minute_window_covers && minute_end <= frontier)
+    hour_floor(minute_end - 1) + SECONDS_PER_HOUR <= frontier || (minute_window_covers && minute_end <= frontier)
 }
 
 /// Whether a request can be derived now: every hour that it touches is frozen, behind the frontier. Until then it waits.
@@ -215,6 +289,34 @@ mod tests {
         assert_eq!(frontier_target(600, 1_000, 805, None), 780);
         assert_eq!(frontier_target(600, 500, 800, None), 600);
         assert_eq!(frontier_target(600, 10_000, 10_000, Some(3_600)), 3_600);
+    }
+
+    #[test]
+    fn an_attempt_in_doubt_is_not_finished() {
+        assert!(!Happened::Staged.finishes_attempt());
+        assert!(!Happened::ReplyLost.finishes_attempt());
+        assert!(Happened::SettledNotCommitted.finishes_attempt());
+        assert!(Happened::BrokeBeforeCommit.finishes_attempt());
+    }
+
+    #[test]
+    fn what_was_handled_only_rebuilds_open_minutes() {
+        assert_eq!(piece_belongs(5, true, 5, 9), Belongs::Open);
+        assert_eq!(piece_belongs(4, true, 5, 9), Belongs::Handled);
+        assert_eq!(piece_belongs(8, false, 5, 9), Belongs::Late);
+        assert_eq!(piece_belongs(9, false, 5, 9), Belongs::Open);
+        assert_eq!(replay_from(true, 3, Some(7), 9), 3);
+        assert_eq!(replay_from(false, 3, Some(7), 9), 7);
+        assert_eq!(replay_from(false, 3, None, 9), 9);
+    }
+
+    #[test]
+    fn a_minute_goes_to_its_hour_or_waits_for_a_revision() {
+        let never = || unreachable!("only late minutes need to know");
+        assert_eq!(minute_goes(3_600, true, false, 3_600, never), MinuteGoes::Usage);
+        assert_eq!(minute_goes(3_600, false, true, 3_600, never), MinuteGoes::Away);
+        assert_eq!(minute_goes(0, true, false, 3_600, || false), MinuteGoes::Late { asks: true });
+        assert_eq!(minute_goes(3_600, true, true, 3_600, || true), MinuteGoes::Late { asks: false });
     }
 
     #[test]

@@ -14,6 +14,7 @@ use hydrometer_sinks::usage::UsageRow;
 
 use crate::decode::{Decoder, Readings};
 use crate::fold::{Aggregates, Fold, Folded, Piece, pieces};
+use crate::protocol::{Belongs, piece_belongs, replay_from};
 use crate::source::{Batch, TopicPartition};
 
 /// A partition's position, as Postgres keeps it.
@@ -148,14 +149,11 @@ impl PartitionWindow {
     }
 
     /// Where the stream stands: to be committed with the next cut.
-    ///
-    /// While the open minutes are still being rebuilt, they depend on all that is yet to be read again.
     pub fn position(&self) -> Position {
-        if self.read_until < self.handled_before {
-            return self.position;
-        }
-        let open = self.open.values().map(|open| open.first_offset).min();
-        Position { replay_from: open.unwrap_or(self.position.next), ..self.position }
+        let rebuilding = self.read_until < self.handled_before;
+        let first_of_open = self.open.values().map(|open| open.first_offset).min();
+        let from = replay_from(rebuilding, self.position.replay_from, first_of_open, self.position.next);
+        Position { replay_from: from, ..self.position }
     }
 
     /// Whether a cut would yield anything that is worth a commit.
@@ -218,21 +216,25 @@ impl PartitionWindow {
             let (time, log_time, offset) = (readings.time[i], readings.log_time[i], readings.offset[i]);
             let identity = readings.identity[i];
             let replayed = offset < self.handled_before;
-            let closed = if replayed { self.closed_before } else { self.position.closed_until };
+            let (closed_before, closed_until) = (self.closed_before, self.position.closed_until);
             let mut was_late = false;
             pieces(i as u32, time, self.limits.vouches_for, |piece| {
-                if piece.minute >= closed {
-                    // Consecutive readings are of the same minute as a rule.
-                    if on_time.get(latest).is_none_or(|of| of.minute != piece.minute) {
-                        latest = on_time.iter().position(|of| of.minute == piece.minute).unwrap_or(on_time.len());
+                match piece_belongs(piece.minute, replayed, closed_before, closed_until) {
+                    Belongs::Open => {
+                        // Consecutive readings are of the same minute as a rule.
+                        if on_time.get(latest).is_none_or(|of| of.minute != piece.minute) {
+                            latest = on_time.iter().position(|of| of.minute == piece.minute).unwrap_or(on_time.len());
+                        }
+                        if latest == on_time.len() {
+                            on_time.push(OfMinute { minute: piece.minute, ..OfMinute::default() });
+                        }
+                        on_time[latest].push(piece, identity as usize);
                     }
-                    if latest == on_time.len() {
-                        on_time.push(OfMinute { minute: piece.minute, ..OfMinute::default() });
+                    Belongs::Late => {
+                        was_late = true;
+                        late.push(piece, self.late.group(identity, piece.minute));
                     }
-                    on_time[latest].push(piece, identity as usize);
-                } else if !replayed {
-                    was_late = true;
-                    late.push(piece, self.late.group(identity, piece.minute));
+                    Belongs::Handled => {}
                 }
             });
             if replayed {

@@ -16,7 +16,7 @@ use crate::protocol::{ATTEMPTS_MAX, Happened};
 use crate::publish::{StagedName, publish_owed};
 use crate::source::{Batch, TopicPartition};
 use crate::store::commit::{LifecycleChanges, LifecycleCommit};
-use crate::store::lease::{Lease, Settled};
+use crate::store::lease::Lease;
 use crate::store::manifest::{Object, ObjectKind};
 use crate::store::timeline::ArrivedEvent;
 
@@ -146,19 +146,18 @@ impl Worker {
                     return Err(error.into());
                 }
             };
-            self.finished_attempts.insert(attempt.to_string());
             last = explain(happened, error.as_ref());
+            let happened = match happened {
+                Happened::ReplyLost => self.settle(attempt, &commit.before).await?,
+                other => other,
+            };
+            self.note_finished(attempt, happened);
             let committed = match happened {
-                Happened::Committed => true,
-                Happened::FenceLost => return Err(WorkerError::Fenced { partitions: partition.to_string() }),
-                Happened::ReplyLost => {
-                    self.db.reconnect(Duration::from_secs(60)).await?;
-                    match self.db.settle(attempt, partition, commit.before.epoch).await? {
-                        Settled::Committed => true,
-                        Settled::NotCommitted => false,
-                        Settled::Foreign => return Err(WorkerError::Fenced { partitions: partition.to_string() }),
-                    }
+                Happened::Committed | Happened::SettledCommitted => true,
+                Happened::FenceLost | Happened::SettledForeign => {
+                    return Err(WorkerError::Fenced { partitions: partition.to_string() });
                 }
+                Happened::SettledNotCommitted => false,
                 Happened::BrokeBeforeCommit => {
                     self.db.reconnect(Duration::from_secs(60)).await?;
                     false

@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use hydrometer_rating::history::ServerTimeline;
-use hydrometer_schemas::time::{SECONDS_PER_HOUR, SECONDS_PER_MINUTE, Second, hour_floor};
+use hydrometer_schemas::time::{SECONDS_PER_MINUTE, Second, hour_floor};
 use hydrometer_sinks::usage::UsageRow;
 
 use super::round::{Prepared, Share};
 use super::{Stream, Worker, WorkerError};
 use crate::derive::{due_windows, minute_window_covers};
-use crate::protocol::{frontier_target, late_minute_asks};
+use crate::protocol::{MinuteGoes, frontier_target, minute_goes};
 use crate::source::TopicPartition;
 use crate::store::commit::CommitKind;
 use crate::store::lease::Lease;
@@ -124,19 +124,20 @@ impl Worker {
         {
             let start = row.minute * SECONDS_PER_MINUTE;
             let end = start + SECONDS_PER_MINUTE;
-            match self.home_of(prepared, &row.server) {
-                Some(home) if *home != lease.partition => {
+            let home = self.home_of(prepared, &row.server).unwrap_or(&lease.partition);
+            let covers = || minute_window_covers(&self.history, &row.server, start);
+            match minute_goes(start, *home == lease.partition, late, frontier, covers) {
+                MinuteGoes::Away => {
                     ask(ObjectKind::Away, home, start, end);
                     share.away.push(row.clone());
                 }
-                // What closes in an hour that is frozen already (a partition that was added later) is late as well.
-                _ if late || hour_floor(start) + SECONDS_PER_HOUR <= frontier => {
-                    if late_minute_asks(end, frontier, minute_window_covers(&self.history, &row.server, start)) {
+                MinuteGoes::Late { asks } => {
+                    if asks {
                         ask(ObjectKind::Late, &lease.partition, start, end);
                     }
                     share.late.push(row.clone());
                 }
-                _ => share.usage.entry(hour_floor(start)).or_default().push(row.clone()),
+                MinuteGoes::Usage => share.usage.entry(hour_floor(start)).or_default().push(row.clone()),
             }
         }
         for rows in share.usage.values_mut().chain([&mut share.late, &mut share.away]) {

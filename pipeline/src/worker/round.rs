@@ -111,7 +111,6 @@ impl Worker {
                 Step::Stage { attempt } => {
                     let Some(prepared) = &prepared else { return Ok(None) };
                     staged = Some(self.stage(prepared, attempt).await?);
-                    self.finished_attempts.insert(attempt.to_string());
                     Happened::Staged
                 }
                 Step::Commit { timeline, .. } => {
@@ -119,16 +118,14 @@ impl Worker {
                     commit.timeline_rule = timeline;
                     let (happened, error) = self.commit(commit).await?;
                     last = explain(happened, error.as_ref());
+                    self.note_finished(commit.attempt, happened);
                     happened
                 }
                 Step::Settle { attempt } => {
-                    self.db.reconnect(Duration::from_secs(60)).await?;
                     let Some(lease) = prepared.as_ref().and_then(|p| p.before.first()) else { return Ok(None) };
-                    match self.db.settle(attempt, &lease.partition, lease.epoch).await? {
-                        Settled::Committed => Happened::SettledCommitted,
-                        Settled::NotCommitted => Happened::SettledNotCommitted,
-                        Settled::Foreign => Happened::SettledForeign,
-                    }
+                    let happened = self.settle(attempt, lease).await?;
+                    self.note_finished(attempt, happened);
+                    happened
                 }
                 Step::Publish => {
                     if let Some(prepared) = &prepared {
@@ -166,6 +163,33 @@ impl Worker {
                 _ => {}
             }
             round.happened(happened, fresh());
+        }
+    }
+
+    /// Finds out whether the commit is there whose reply was lost. Nothing else is done before that is known, however often the
+    /// connection breaks meanwhile: to start over instead would take one's own commit for another worker's.
+    pub(super) async fn settle(&mut self, attempt: Uuid, lease: &Lease) -> Result<Happened, WorkerError> {
+        loop {
+            if let Err(error) = self.db.reconnect(Duration::from_secs(60)).await {
+                return Err(WorkerError::GaveUp { attempts: 1, last: explain(Happened::ReplyLost, Some(&error)) });
+            }
+            match self.db.settle(attempt, &lease.partition, lease.epoch).await {
+                Ok(Settled::Committed) => return Ok(Happened::SettledCommitted),
+                Ok(Settled::NotCommitted) => return Ok(Happened::SettledNotCommitted),
+                Ok(Settled::Foreign) => return Ok(Happened::SettledForeign),
+                Err(error) if error.is_disconnect() || error.is_transient() => {
+                    tracing::warn!(%error, "a commit is still in doubt; asking again");
+                    tokio::time::sleep(Duration::from_millis(500)).await;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// What a finished attempt staged may be swept as soon as the manifest does not name it.
+    pub(super) fn note_finished(&mut self, attempt: Uuid, happened: Happened) {
+        if happened.finishes_attempt() {
+            self.finished_attempts.insert(attempt.to_string());
         }
     }
 
