@@ -1,5 +1,6 @@
 //! A JSON message as a flat list of [`Node`]s, one per object, each of which knows what holds it. Strings are borrowed from the
-//! message, and the list is used again for the next one, so that a reading allocates nothing.
+//! message, and the list is used again for the next one, so that a reading allocates nothing. This is the way through any JSON there
+//! is; most messages go the faster way of [`super::scan`].
 
 use std::borrow::Cow;
 use std::fmt;
@@ -8,6 +9,7 @@ use hydrometer_schemas::time::Micros;
 use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 /// One JSON object: a reading, a node batch, or a second of one. `bad` names the first field that could not be believed.
+#[cfg_attr(test, derive(Debug, PartialEq))]
 pub(super) struct Node<'a> {
     pub place: Place,
     pub gpu: Option<Cow<'a, str>>,
@@ -44,15 +46,14 @@ pub(super) enum Place {
     },
 }
 
+#[cfg_attr(test, derive(Debug, PartialEq))]
 pub(super) enum Time<'a> {
     Micros(Micros),
     Text(Cow<'a, str>),
 }
 
 /// Reads a message into `nodes`, which are empty. What holds others stands before them. After an error they are of no use.
-pub(super) fn read<'a>(payload: &'a [u8], nodes: &mut Vec<Node<'a>>) -> Result<(), serde_json::Error> {
-    // Checked as a whole, so that not every string is checked by itself.
-    let text = std::str::from_utf8(payload).map_err(serde_json::Error::custom)?;
+pub(super) fn read<'a>(text: &'a str, nodes: &mut Vec<Node<'a>>) -> Result<(), serde_json::Error> {
     let mut json = serde_json::Deserializer::from_str(text);
     if !json.deserialize_any(Expected { nodes, what: What::Message })? {
         return Err(serde_json::Error::custom("neither an object nor an array of objects"));
@@ -74,11 +75,23 @@ struct Expected<'n, 'de> {
 }
 
 #[derive(Clone, Copy)]
-enum What {
+pub(super) enum What {
     Message,
     Object(Place),
     Gpus { parent: u32 },
     Seconds { parent: u32 },
+}
+
+impl What {
+    /// Where an element of such a list stands.
+    pub fn place(self, index: u32) -> Option<Place> {
+        match self {
+            What::Message => Some(Place::Element { index }),
+            What::Gpus { parent } => Some(Place::Gpu { parent, index }),
+            What::Seconds { parent } => Some(Place::Second { parent, index }),
+            What::Object(_) => None,
+        }
+    }
 }
 
 impl<'de> DeserializeSeed<'de> for Expected<'_, 'de> {
@@ -108,14 +121,8 @@ impl<'de> Visitor<'de> for Expected<'_, 'de> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<bool, A::Error> {
-        let place = |index: u32| match self.what {
-            What::Message => Some(Place::Element { index }),
-            What::Gpus { parent } => Some(Place::Gpu { parent, index }),
-            What::Seconds { parent } => Some(Place::Second { parent, index }),
-            What::Object(_) => None,
-        };
         let mut index = 0;
-        while let Some(place) = place(index) {
+        while let Some(place) = self.what.place(index) {
             let element = Expected { nodes: &mut *self.nodes, what: What::Object(place) };
             match seq.next_element_seed(element)? {
                 Some(true) => {}
@@ -150,16 +157,9 @@ impl<'de> Visitor<'de> for Expected<'_, 'de> {
 
 fn read_object<'de, A: MapAccess<'de>>(mut map: A, nodes: &mut Vec<Node<'de>>, place: Place) -> Result<(), A::Error> {
     let number = nodes.len();
-    let parent = number as u32;
     nodes.push(Node::at(place));
     while let Some(key) = map.next_key::<Key>()? {
-        // Lists are where a message and a second may have them; deeper, they are unknown fields.
-        let list = match (key, place) {
-            (Key::Gpus, Place::Only | Place::Element { .. } | Place::Second { .. }) => Some(What::Gpus { parent }),
-            (Key::Seconds, Place::Only | Place::Element { .. }) => Some(What::Seconds { parent }),
-            _ => None,
-        };
-        if let Some(what) = list {
+        if let Some(what) = key.list(place, number as u32) {
             let is_list = map.next_value_seed(Expected { nodes: &mut *nodes, what })?;
             nodes[number].has_list(what, is_list);
         } else if matches!(key, Key::Gpus | Key::Seconds | Key::Unknown) {
@@ -173,7 +173,7 @@ fn read_object<'de, A: MapAccess<'de>>(mut map: A, nodes: &mut Vec<Node<'de>>, p
 }
 
 impl<'a> Node<'a> {
-    fn at(place: Place) -> Node<'a> {
+    pub fn at(place: Place) -> Node<'a> {
         Node {
             place,
             gpu: None,
@@ -195,7 +195,7 @@ impl<'a> Node<'a> {
         self.bad.get_or_insert(field);
     }
 
-    fn has_list(&mut self, what: What, is_list: bool) {
+    pub fn has_list(&mut self, what: What, is_list: bool) {
         let (seen, field) = match what {
             What::Gpus { .. } => (&mut self.gpus, "gpus"),
             _ => (&mut self.seconds, "seconds"),
@@ -207,7 +207,7 @@ impl<'a> Node<'a> {
         }
     }
 
-    fn has(&mut self, key: Key, value: Scalar<'a>) {
+    pub fn has(&mut self, key: Key, value: Scalar<'a>) {
         match key {
             Key::Gpu => self.gpu = self.text(value, "gpu"),
             Key::Server => self.server = self.text(value, "server"),
@@ -298,7 +298,7 @@ fn is_blank_float(value: f64) -> bool {
 }
 
 /// Any JSON value where a scalar is expected. Deserializing never fails on a wrong type, so one bad field spoils one reading only.
-enum Scalar<'a> {
+pub(super) enum Scalar<'a> {
     Null,
     Bool(bool),
     Integer(i64),
@@ -351,7 +351,7 @@ impl<'de> Deserialize<'de> for Scalar<'de> {
 
 /// The fields that are known; anything else is ignored.
 #[derive(Clone, Copy)]
-enum Key {
+pub(super) enum Key {
     Gpu,
     Server,
     Time,
@@ -366,6 +366,34 @@ enum Key {
     Unknown,
 }
 
+impl Key {
+    pub fn of(name: &str) -> Key {
+        match name {
+            "gpu" => Key::Gpu,
+            "server" => Key::Server,
+            "time" => Key::Time,
+            "util" => Key::Util,
+            "power_w" => Key::Power,
+            "energy_j" => Key::Energy,
+            "mem_bytes" => Key::Mem,
+            "xid" => Key::Xid,
+            "healthy" => Key::Healthy,
+            "gpus" => Key::Gpus,
+            "seconds" => Key::Seconds,
+            _ => Key::Unknown,
+        }
+    }
+
+    /// Lists are where a message and a second may have them; deeper, they are unknown fields.
+    pub fn list(self, place: Place, parent: u32) -> Option<What> {
+        match (self, place) {
+            (Key::Gpus, Place::Only | Place::Element { .. } | Place::Second { .. }) => Some(What::Gpus { parent }),
+            (Key::Seconds, Place::Only | Place::Element { .. }) => Some(What::Seconds { parent }),
+            _ => None,
+        }
+    }
+}
+
 impl<'de> Deserialize<'de> for Key {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct V;
@@ -375,20 +403,7 @@ impl<'de> Deserialize<'de> for Key {
                 f.write_str("a field name")
             }
             fn visit_str<E>(self, name: &str) -> Result<Key, E> {
-                Ok(match name {
-                    "gpu" => Key::Gpu,
-                    "server" => Key::Server,
-                    "time" => Key::Time,
-                    "util" => Key::Util,
-                    "power_w" => Key::Power,
-                    "energy_j" => Key::Energy,
-                    "mem_bytes" => Key::Mem,
-                    "xid" => Key::Xid,
-                    "healthy" => Key::Healthy,
-                    "gpus" => Key::Gpus,
-                    "seconds" => Key::Seconds,
-                    _ => Key::Unknown,
-                })
+                Ok(Key::of(name))
             }
         }
         deserializer.deserialize_identifier(V)

@@ -1,10 +1,11 @@
 //! Bytes to readings. A pure function of the record's bytes and its log time (plus names already interned); it knows no registry.
 //!
-//! A message is read whole ([`json`]) before its readings are emitted into columns, so that one that breaks off half way leaves nothing
+//! A message is read whole ([`scan`], or else [`json`]) before its readings are emitted into columns, so that one that breaks off half way leaves nothing
 //! behind.
 
 mod identities;
 mod json;
+mod scan;
 
 pub use identities::Identities;
 
@@ -83,9 +84,8 @@ impl Decoder {
             ));
         }
         let mut nodes = json::emptied(std::mem::take(&mut self.nodes));
-        let result = json::read(payload, &mut nodes)
-            .map_err(|e| Refusal::new(Reason::Malformed, e.to_string()))
-            .and_then(|()| {
+        let result =
+            read(payload, &mut nodes).map_err(|detail| Refusal::new(Reason::Malformed, detail)).and_then(|()| {
                 let identities = &mut self.identities;
                 let mut emit = Emit { nodes: &nodes, offset, log_time, identities, out, first_refusal: None };
                 nodes.iter().for_each(|node| emit.node(node));
@@ -94,6 +94,16 @@ impl Decoder {
         self.nodes = json::emptied(nodes);
         result
     }
+}
+
+fn read<'a>(payload: &'a [u8], nodes: &mut Vec<Node<'a>>) -> Result<(), String> {
+    // Checked as a whole, so that not every string is checked by itself.
+    let text = std::str::from_utf8(payload).map_err(|e| e.to_string())?;
+    if scan::read(text, nodes) {
+        return Ok(());
+    }
+    nodes.clear();
+    json::read(text, nodes).map_err(|e| e.to_string())
 }
 
 struct Emit<'a, 'n> {

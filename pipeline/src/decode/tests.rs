@@ -335,8 +335,54 @@ impl Random {
     }
 }
 
+/// Where the scan does not give up, `serde_json` reads the same. Says whether it did not.
+fn scans_alike(text: &str) -> bool {
+    let (mut scanned, mut read) = (Vec::new(), Vec::new());
+    let complete = scan::read(text, &mut scanned);
+    if complete {
+        json::read(text, &mut read).unwrap_or_else(|e| panic!("the scan took what is no JSON: {e}: {text}"));
+        assert_eq!(scanned, read, "{text}");
+    }
+    complete
+}
+
+#[test]
+fn what_exporters_write_is_scanned() {
+    let fields =
+        r#","util":0.93,"power_w":512.5,"energy_j":123456789,"mem_bytes":68719476736,"xid":0,"healthy":true,"c":"é""#;
+    let gpu = format!(r#"{{"gpu":"a" {fields}}}"#);
+    for payload in [
+        with(fields),
+        format!("[{},\n{}]", with(fields), with("")),
+        format!(r#"{{"server":"n","time":"{TIME}","gpus":[{gpu}, {gpu}]}}"#),
+        format!(r#"{{"server":"n","seconds":[{{"time":1,"gpus":[{gpu}]}},{{"gpus":[]}}]}}"#),
+        "{}".into(),
+        "[]".into(),
+    ] {
+        assert!(scans_alike(&payload), "{payload}");
+    }
+}
+
+#[test]
+fn numbers_are_scanned_to_the_last_bit() {
+    let mut random = Random(7);
+    for _ in 0..100_000 {
+        let digits = |random: &mut Random, n: usize| (0..n).map(|_| (b'0' + random.below(10) as u8) as char).collect();
+        let (whole, part): (usize, usize) = (1 + random.below(20), random.below(24));
+        let whole: String = digits(&mut random, whole);
+        let part: String = digits(&mut random, part);
+        let point = if random.below(3) > 0 { "." } else { "" };
+        let exponent = ["", "", "", "e3", "E-2"][random.below(5)];
+        let sign = if random.below(8) == 0 { "-" } else { "" };
+        scans_alike(&with(&format!(r#","power_w":{sign}{whole}{point}{part}{exponent}"#)));
+    }
+}
+
 /// Whatever the bytes: no panic, all columns of one length, and a message without a refusal is JSON to its end.
 fn survives(seed: u64, payload: &[u8]) {
+    if let Ok(text) = std::str::from_utf8(payload) {
+        scans_alike(text);
+    }
     let (readings, identities, result) = decode(payload);
     let n = readings.time.len();
     let lengths = [
