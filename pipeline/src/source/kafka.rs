@@ -356,7 +356,8 @@ impl Reader {
         let (mut last_flush, mut last_told) = (Instant::now(), Instant::now());
         let mut polls = 0_u32;
         while !self.shared.stop.load(Ordering::Relaxed) && !self.sender.is_closed() {
-            let polled = consumer.poll(Duration::from_millis(100));
+            // Without waiting first: a wait looks at the clock, even when a message is there.
+            let polled = consumer.poll(Duration::ZERO).or_else(|| consumer.poll(Duration::from_millis(100)));
             let idle = polled.is_none();
             match polled {
                 Some(Ok(message)) => context.take(&message),
