@@ -12,8 +12,9 @@ use tokio::time::sleep;
 
 use super::{Idle, Worker, WorkerError, explain, fresh};
 use crate::derive::touched_servers;
+use crate::failpoint;
 use crate::protocol::{ATTEMPTS_MAX, Happened};
-use crate::publish::{StagedName, publish_owed};
+use crate::publish::StagedName;
 use crate::source::{Batch, TopicPartition};
 use crate::store::commit::{LifecycleChanges, LifecycleCommit};
 use crate::store::lease::{Lease, Settled};
@@ -151,16 +152,13 @@ impl Worker {
             let committed = match happened {
                 Happened::Committed => true,
                 Happened::FenceLost => return Err(WorkerError::Fenced { partitions: partition.to_string() }),
-                Happened::ReplyLost => {
-                    self.db.reconnect(Duration::from_secs(60)).await?;
-                    match self.db.settle(attempt, partition, commit.before.epoch).await? {
-                        Settled::Committed => true,
-                        Settled::NotCommitted => false,
-                        Settled::Foreign => return Err(WorkerError::Fenced { partitions: partition.to_string() }),
-                    }
-                }
+                Happened::ReplyLost => match self.db.settle(attempt, partition, commit.before.epoch).await? {
+                    Settled::Committed => true,
+                    Settled::NotCommitted => false,
+                    Settled::Foreign => return Err(WorkerError::Fenced { partitions: partition.to_string() }),
+                },
                 Happened::BrokeBeforeCommit => {
-                    self.db.reconnect(Duration::from_secs(60)).await?;
+                    self.db.reconnect().await?;
                     false
                 }
                 _ => {
@@ -181,8 +179,7 @@ impl Worker {
                 stream.quarantine.clear();
             }
             if quarantined > 0 {
-                let published = publish_owed(&mut self.db, &self.warehouse, std::slice::from_ref(partition)).await?;
-                self.summary.files += published as u64;
+                self.publish(std::slice::from_ref(partition)).await?;
             }
             return Ok(());
         }
@@ -203,7 +200,9 @@ impl Worker {
         .write(ObjectKind::Quarantine, None);
         let schema = hydrometer_schemas::warehouse::QUARANTINE.clone();
         let bytes = parquet::encode(&name, schema, &to_batch(&stream.quarantine)?, stream.lease.epoch)?;
+        failpoint::pass("stage.lifecycle.before");
         let staged = self.warehouse.stage(&name, bytes).await?;
+        failpoint::pass("stage.lifecycle.object");
         let object = Object {
             name,
             kind: ObjectKind::Quarantine,
