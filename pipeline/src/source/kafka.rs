@@ -170,7 +170,19 @@ struct Context {
     topic: Arc<str>,
     sender: mpsc::Sender<Result<SourceEvent, SourceError>>,
     pending: Mutex<Pending>,
+    /// Partitions that were read to their end and had no record since.
+    ends: Mutex<HashMap<i32, End>>,
 }
+
+/// Since when a partition is at its end, and the high watermark that the broker named when it was asked.
+struct End {
+    since: Instant,
+    high: Option<i64>,
+}
+
+/// How often a broker is asked whether a partition still ends where it did, and how long it may take to answer.
+const ASK_INTERVAL: Duration = Duration::from_secs(1);
+const ASK_TIMEOUT: Duration = Duration::from_millis(500);
 
 #[derive(Default)]
 struct Pending {
@@ -198,6 +210,7 @@ impl Context {
     /// Asks the worker where to start, and assigns exactly there.
     fn assign(&self, consumer: &BaseConsumer<Context>, list: &TopicPartitionList) {
         let partitions: Vec<TopicPartition> = list.elements().iter().map(|e| self.partition(e.partition())).collect();
+        lock(&self.ends).clear();
         let (reply, answer) = oneshot::channel();
         let asked = self.send(Ok(SourceEvent::Assigned(partitions, reply)));
         let Some(starts) = asked.then(|| answer.blocking_recv().ok()).flatten() else {
@@ -224,6 +237,7 @@ impl Context {
 
     fn revoke(&self, consumer: &BaseConsumer<Context>, list: &TopicPartitionList) {
         let partitions: Vec<TopicPartition> = list.elements().iter().map(|e| self.partition(e.partition())).collect();
+        lock(&self.ends).clear();
         let lost = consumer.assignment_lost();
         let (reply, answer) = oneshot::channel();
         let event = if lost {
@@ -258,7 +272,8 @@ impl ConsumerContext for Context {
 
 impl Reader {
     fn run(self) {
-        let context = Context { topic: self.topic.clone(), sender: self.sender.clone(), pending: Mutex::default() };
+        let (topic, sender) = (self.topic.clone(), self.sender.clone());
+        let context = Context { topic, sender, pending: Mutex::default(), ends: Mutex::default() };
         let consumer: BaseConsumer<Context> = match self.settings().create_with_context(context) {
             Ok(consumer) => consumer,
             Err(error) => {
@@ -312,6 +327,7 @@ impl Reader {
         let context = consumer.context();
         let mut last_flush = Instant::now();
         let mut last_told = Instant::now();
+        let mut last_asked = Instant::now();
         while !self.shared.stop.load(Ordering::Relaxed) && !self.sender.is_closed() {
             let polled = consumer.poll(Duration::from_millis(100));
             let idle = polled.is_none();
@@ -325,13 +341,17 @@ impl Reader {
                     let mut pending = lock(&context.pending);
                     pending.records += 1;
                     let partition = message.partition();
+                    lock(&context.ends).remove(&partition);
                     pending.batches.entry(partition).or_insert_with(|| Batch::new(context.partition(partition))).push(
                         message.offset(),
                         log_time,
                         message.payload().unwrap_or_default(),
                     );
                 }
-                Some(Err(KafkaError::PartitionEOF(partition))) => at_end = Some(partition),
+                Some(Err(KafkaError::PartitionEOF(partition))) => {
+                    at_end = Some(partition);
+                    lock(&context.ends).insert(partition, End { since: Instant::now(), high: None });
+                }
                 Some(Err(error)) => {
                     if let Some(fatal) = self.judge(&error) {
                         context.send(Err(fatal));
@@ -355,12 +375,38 @@ impl Reader {
             {
                 return;
             }
+            if last_asked.elapsed() > ASK_INTERVAL {
+                if !self.confirm_ends(consumer) {
+                    return;
+                }
+                last_asked = Instant::now();
+            }
             if last_told.elapsed() > Duration::from_secs(1) {
                 self.tell_kafka(consumer);
                 last_told = Instant::now();
             }
         }
         self.tell_kafka(consumer);
+    }
+
+    /// Says again of each partition that it is at its end, if the broker answers and names the same high watermark as before. The
+    /// client itself says so once only, and would not notice that a broker has gone. False when the worker is gone.
+    fn confirm_ends(&self, consumer: &BaseConsumer<Context>) -> bool {
+        let context = consumer.context();
+        let asking: Vec<i32> = lock(&context.ends)
+            .iter()
+            .filter(|(_, end)| end.since.elapsed() >= ASK_INTERVAL)
+            .map(|(p, _)| *p)
+            .collect();
+        for partition in asking {
+            let Ok((_, high)) = consumer.fetch_watermarks(&self.topic, partition, ASK_TIMEOUT) else { return true };
+            let before = lock(&context.ends).get_mut(&partition).and_then(|end| end.high.replace(high));
+            let next = position(consumer, &self.topic, partition);
+            if before == Some(high) && !context.send(Ok(SourceEvent::CaughtUp(context.partition(partition), next))) {
+                return false;
+            }
+        }
+        true
     }
 
     /// Whether an error ends the worker (with an explanation) or is a passing trouble that librdkafka deals with itself.

@@ -74,7 +74,8 @@ pub enum SourceEvent {
     /// Partitions are somebody else's already: discard.
     Lost(Vec<TopicPartition>, oneshot::Sender<()>),
     Batch(Batch),
-    /// The partition is at its high watermark; `next` also counts past transaction markers.
+    /// The partition is at its high watermark; `next` also counts past transaction markers. Said when it gets there, and again every
+    /// second or so for as long as the log's keeper answers that nothing has come since.
     CaughtUp(TopicPartition, i64),
     /// The partition's log has ended for good.
     Ended(TopicPartition),

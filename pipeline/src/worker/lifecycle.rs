@@ -1,7 +1,7 @@
 //! Lifecycle records of one partition, on their way to the timelines.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hydrometer_schemas::quarantine::{Reason, Refusal};
 use hydrometer_schemas::time::{FOREVER_MICROS, MICROS_PER_SECOND, Micros, hour_floor, second_of};
@@ -74,7 +74,7 @@ impl LifecycleStream {
     }
 
     pub fn caught_up(&mut self, next: i64) {
-        self.idle.caught_up = true;
+        self.idle.caught_up = Some(Instant::now());
         self.next = self.next.max(next);
     }
 

@@ -105,12 +105,17 @@ struct Stream {
 #[derive(Debug, Clone, Copy)]
 struct Idle {
     last_record: Instant,
-    caught_up: bool,
+    /// When the source said so last.
+    caught_up: Option<Instant>,
 }
+
+/// For so long the word that a partition is at its high watermark is good. A broker that is away is no silence of the partition:
+/// what it holds may be waiting.
+const CAUGHT_UP_FOR: Duration = Duration::from_secs(5);
 
 impl Idle {
     fn new() -> Idle {
-        Idle { last_record: Instant::now(), caught_up: false }
+        Idle { last_record: Instant::now(), caught_up: None }
     }
 
     fn record(&mut self) {
@@ -118,7 +123,7 @@ impl Idle {
     }
 
     fn for_at_least(&self, time: Duration) -> bool {
-        self.caught_up && self.last_record.elapsed() >= time
+        self.caught_up.is_some_and(|at| at.elapsed() <= CAUGHT_UP_FOR) && self.last_record.elapsed() >= time
     }
 }
 
@@ -356,7 +361,7 @@ impl Worker {
             }
             SourceEvent::CaughtUp(partition, next) => {
                 if let Some(stream) = self.streams.get_mut(&partition) {
-                    stream.idle.caught_up = true;
+                    stream.idle.caught_up = Some(Instant::now());
                 } else if let Some(stream) = self.lifecycles.get_mut(&partition) {
                     stream.caught_up(next);
                 }
