@@ -175,23 +175,30 @@ pub async fn sweep(
         warehouse.delete(&part).await?;
         removed += 1;
     }
+    let halves = warehouse.halves()?;
     let listed = warehouse.list(hydrometer_sinks::store::STAGING).await?;
-    if listed.is_empty() {
+    if listed.is_empty() && halves.is_empty() {
         return Ok(removed);
     }
     let epochs: BTreeMap<TopicPartition, i64> =
         db.leases().await?.into_iter().map(|(lease, _)| (lease.partition.clone(), lease.epoch)).collect();
+    let is_over = |staged: &StagedName| {
+        let current = epochs.get(&staged.partition).copied().unwrap_or(0);
+        crate::protocol::may_sweep(staged.epoch, current, own_finished(&staged.attempt))
+    };
+    for (half, age) in halves {
+        // Nothing names a half: whose attempt is over, or who wrote it long ago, does not finish it.
+        if StagedName::read(&half).map_or(age > PART_AGE_MAX, |staged| is_over(&staged)) {
+            failpoint::pass("sweep.before");
+            warehouse.delete_half(&half)?;
+            removed += 1;
+        }
+    }
     let named = manifest::named_objects(db.client_ref(), &listed).await?;
     for name in listed {
         let remove = match named.get(&name) {
             Some(retired) => *retired,
-            None => match StagedName::read(&name) {
-                Some(staged) => {
-                    let current = epochs.get(&staged.partition).copied().unwrap_or(0);
-                    crate::protocol::may_sweep(staged.epoch, current, own_finished(&staged.attempt))
-                }
-                None => false,
-            },
+            None => StagedName::read(&name).is_some_and(|staged| is_over(&staged)),
         };
         if remove {
             failpoint::pass("sweep.before");

@@ -129,12 +129,11 @@ impl Warehouse {
     pub async fn stage(&self, name: &str, bytes: Bytes) -> Result<Staged, SinkError> {
         let staged = describe(name, &bytes);
         let mut patience = self.patience();
-        let mut tried = false;
         loop {
             let error = match self.create(name, bytes.clone()).await {
                 Ok(()) => return Ok(staged),
-                // The answer to an earlier try was lost; names are never written twice, so these are our bytes.
-                Err(error) if tried && error.already_exists() => match self.holds(name, &staged.sha256).await {
+                // The answer to a try was lost, ours or the client's own; names are never written twice, so these are our bytes.
+                Err(error) if error.already_exists() => match self.holds(name, &staged.sha256).await {
                     Ok(true) => match self.sync(name) {
                         Ok(()) => return Ok(staged),
                         Err(error) => error,
@@ -145,7 +144,6 @@ impl Warehouse {
                 Err(error) => error,
             };
             patience.outlive(error).await?;
-            tried = true;
         }
     }
 
@@ -258,6 +256,48 @@ impl Warehouse {
         let is_old = |modified: SystemTime| now.duration_since(modified).is_ok_and(|passed| passed > age);
         let old = listed.objects.into_iter().filter(|object| is_old(object.last_modified.into()));
         Ok(old.map(|object| object.location.to_string()).collect())
+    }
+
+    /// Half-written local files in staging: a writer that was killed leaves `NAME#1`, and the store's own listing hides it. Each with
+    /// its age.
+    pub fn halves(&self) -> Result<Vec<(String, Duration)>, SinkError> {
+        let Some(root) = &self.local else { return Ok(Vec::new()) };
+        let mut halves = Vec::new();
+        let mut folders = vec![root.join(STAGING)];
+        while let Some(folder) = folders.pop() {
+            // Gone meanwhile, with its last object, is fine.
+            let Ok(entries) = std::fs::read_dir(&folder) else { continue };
+            for entry in entries.flatten() {
+                let Ok(meta) = entry.metadata() else { continue };
+                let path = entry.path();
+                if meta.is_dir() {
+                    folders.push(path);
+                } else if let Some((_, number)) = path.to_string_lossy().rsplit_once('#')
+                    && number.bytes().all(|byte| byte.is_ascii_digit())
+                    && let Ok(name) = path.strip_prefix(root)
+                {
+                    let age = meta.modified().ok().and_then(|modified| modified.elapsed().ok()).unwrap_or_default();
+                    halves.push((name.display().to_string(), age));
+                }
+            }
+        }
+        Ok(halves)
+    }
+
+    /// Deletes one of [`Self::halves`], and its folder with it when that is empty.
+    pub fn delete_half(&self, name: &str) -> Result<(), SinkError> {
+        let Some(root) = &self.local else { return Ok(()) };
+        let path = root.join(name);
+        match std::fs::remove_file(&path) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                return Err(SinkError::Io { doing: "delete", path: path.display().to_string(), source });
+            }
+            _ => {}
+        }
+        if let Some(folder) = path.parent().filter(|folder| **folder != root.join(STAGING)) {
+            let _ = std::fs::remove_dir(folder);
+        }
+        Ok(())
     }
 
     /// Makes a local file and the entries that lead to it survive a power cut.
