@@ -115,10 +115,8 @@ impl Storm {
         while self.tally.kills < self.kills {
             let part = self.tally.kills + 1;
             self.fleet.send(part, self.kills + 1).await;
-            for number in 0..workers.len() {
-                if workers[number].is_none() {
-                    workers[number] = Some(self.start(number));
-                }
+            for (number, slot) in workers.iter_mut().enumerate().filter(|(_, slot)| slot.is_none()) {
+                *slot = Some(self.start(number));
             }
             let pause = 100 + self.chance.below(1_400);
             tokio::time::sleep(Duration::from_millis(pause)).await;

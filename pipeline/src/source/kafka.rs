@@ -182,7 +182,7 @@ struct End {
 
 /// How often a broker is asked whether a partition still ends where it did, and how long it may take to answer.
 const ASK_INTERVAL: Duration = Duration::from_secs(1);
-const ASK_TIMEOUT: Duration = Duration::from_millis(500);
+const ASK_TIMEOUT: Duration = Duration::from_secs(1);
 
 #[derive(Default)]
 struct Pending {

@@ -111,7 +111,7 @@ struct Idle {
 
 /// For so long the word that a partition is at its high watermark is good. A broker that is away is no silence of the partition:
 /// what it holds may be waiting.
-const CAUGHT_UP_FOR: Duration = Duration::from_secs(5);
+const CAUGHT_UP_FOR: Duration = Duration::from_secs(10);
 
 impl Idle {
     fn new() -> Idle {
@@ -123,7 +123,9 @@ impl Idle {
     }
 
     fn for_at_least(&self, time: Duration) -> bool {
-        self.caught_up.is_some_and(|at| at.elapsed() <= CAUGHT_UP_FOR) && self.last_record.elapsed() >= time
+        // So long after its last record somebody who knows said that there is none.
+        let confirmed = |at: Instant| at.saturating_duration_since(self.last_record) >= time;
+        self.caught_up.is_some_and(|at| at.elapsed() <= CAUGHT_UP_FOR && confirmed(at))
     }
 }
 
