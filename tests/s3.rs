@@ -139,8 +139,49 @@ async fn what_a_killed_worker_left_is_swept_in_time() {
         let file = std::fs::File::options().write(true).open(deployment.path("warehouse").join(name)).unwrap();
         file.set_modified(SystemTime::now() - Duration::from_secs(48 * 3_600)).unwrap();
     }
-    sweep(&deployment.database().await, &warehouse, &|_| false).await.unwrap();
+    // A local store writes NAME#1 first and hides it in its listings: of an attempt that is over, of one that is under way, and of a
+    // file that was being published.
+    let db = deployment.database().await;
+    let sql = "INSERT INTO hydrometer.partition_lease (topic, partition, role, epoch) VALUES ('t', 0, 'telemetry', 5)";
+    deployment.owner().await.client_ref().execute(sql, &[]).await.unwrap();
+    let halves = ["staging/a/t@0@e4@usage.parquet#1", "staging/b/t@0@e5@usage.parquet#1", "staging/publish-1#1"];
+    for name in halves {
+        let path = deployment.path("warehouse").join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, "half").unwrap();
+    }
+    sweep(&db, &warehouse, &|_| false).await.unwrap();
     assert_eq!(warehouse.list("staging").await.unwrap(), [""; 0], "two days after the worker was killed");
+    let left = common::aftermath::walk(&deployment.path("warehouse"));
+    assert_eq!(left.into_iter().collect::<BTreeSet<_>>(), BTreeSet::from([halves[1].to_owned(), halves[2].to_owned()]));
+}
+
+/// A kill or a cut between the word that a file is there and the word that its objects are not needed any more would leave every row
+/// of it twice, and nobody would come back to it.
+#[tokio::test]
+async fn a_file_is_published_and_its_objects_retired_at_once() {
+    let deployment = Deployment::new("s3_at_once").await;
+    let (outcome, _) = run_fleet(&deployment, &plan(), Cuts::plain()).await;
+    let owner = deployment.owner().await;
+    owner
+        .client_ref()
+        .batch_execute(
+            "UPDATE hydrometer.file SET published_at = NULL, rows = NULL, bytes = NULL, sha256 = NULL; \
+             UPDATE hydrometer.object SET retired_at = NULL; \
+             CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'broken off'; END $$; \
+             CREATE TRIGGER refuse BEFORE UPDATE ON hydrometer.object FOR EACH ROW EXECUTE FUNCTION refuse()",
+        )
+        .await
+        .unwrap();
+    let (warehouse, partitions) = (deployment.warehouse(), partitions(&owner).await);
+    let mut db = deployment.database().await;
+    let broken_off = publish_owed(&mut db, &warehouse, &partitions).await.unwrap_err().to_string();
+    assert!(broken_off.contains("broken off"), "{broken_off}");
+    let published = query(&deployment, "SELECT count(*) FROM hydrometer.file WHERE published_at IS NOT NULL").await;
+    assert_eq!(published, 0, "files whose objects still count");
+    owner.client_ref().batch_execute("DROP TRIGGER refuse ON hydrometer.object").await.unwrap();
+    publish_owed(&mut db, &warehouse, &partitions).await.unwrap();
+    common::assert_proven(&deployment, &outcome, "after a publication that was broken off").await;
 }
 
 /// Every attempt stages into a folder of its own: with a commit a second, 86,400 of them a day.

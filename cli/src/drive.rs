@@ -1,12 +1,13 @@
 //! Putting a worker together from its configuration: the source, the database, the warehouse.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use hydrometer_pipeline::config::{Config, SourceKind};
 use hydrometer_pipeline::source::Source;
 use hydrometer_pipeline::source::files::{FileSource, FileSourceConfig, Interleave};
 use hydrometer_pipeline::source::kafka::{KafkaSource, KafkaSourceConfig};
-use hydrometer_pipeline::store::Database;
+use hydrometer_pipeline::store::{Database, Timeouts};
 use hydrometer_pipeline::worker::Worker;
 use hydrometer_schemas::time::{MICROS_PER_SECOND, hour_ceil, parse_rfc3339, second_of};
 use hydrometer_sinks::Warehouse;
@@ -59,8 +60,11 @@ pub async fn open_source(config: &Config) -> Result<Box<dyn Source>, CliError> {
 
 /// A worker, ready to run.
 pub async fn open_worker(config: Config, database_url: &str) -> Result<Worker, CliError> {
-    let warehouse = Warehouse::open(&config.warehouse.url).map_err(CliError::failed)?;
-    let db = Database::connect(database_url).await.map_err(CliError::failed)?;
+    let warehouse = Warehouse::open(&config.warehouse.url)
+        .map_err(CliError::failed)?
+        .with_patience(Duration::from_secs(config.warehouse.patience_s));
+    let timeouts = Timeouts::from(&config.database);
+    let db = Database::connect_with(database_url, timeouts).await.map_err(CliError::failed)?;
     let source = open_source(&config).await?;
     Worker::new(config, source, db, warehouse).await.map_err(CliError::failed)
 }

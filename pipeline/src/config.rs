@@ -68,18 +68,27 @@ pub struct FilesConfig {
     pub until: String,
 }
 
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DatabaseConfig {
     pub url: String,
     /// Instead of an address: the directory of a private cluster, which the commands start when they need it.
     pub private_dir: PathBuf,
+    /// How long a database that went away is waited for before the worker ends.
+    pub patience_s: u64,
+    /// For so long a session waits for a lock, and may leave its transaction idle: what a worker that stopped dead inside a commit
+    /// holds up the others.
+    pub lock_timeout_s: u64,
+    pub idle_in_transaction_timeout_s: u64,
+    pub statement_timeout_s: u64,
 }
 
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct WarehouseConfig {
     pub url: String,
+    /// How long a store that refuses or a full disk is tried again before the worker ends.
+    pub patience_s: u64,
 }
 
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
@@ -99,6 +108,10 @@ pub struct CommitConfig {
     pub drain_s: u64,
     /// At most this many hours in one commit of revisions.
     pub revision_hours: usize,
+    /// At least this long between two looks for revisions that are asked for; each costs a few queries.
+    pub upkeep_s: u64,
+    /// At least this long between two sweeps of staging; on S3 a listing costs money.
+    pub sweep_s: u64,
 }
 
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
@@ -158,7 +171,26 @@ impl Default for WindowConfig {
 
 impl Default for CommitConfig {
     fn default() -> Self {
-        CommitConfig { interval_ms: 1_000, drain_s: 20, revision_hours: 24 }
+        CommitConfig { interval_ms: 1_000, drain_s: 20, revision_hours: 24, upkeep_s: 2, sweep_s: 15 }
+    }
+}
+
+impl Default for DatabaseConfig {
+    fn default() -> Self {
+        DatabaseConfig {
+            url: String::new(),
+            private_dir: PathBuf::new(),
+            patience_s: 60,
+            lock_timeout_s: 20,
+            idle_in_transaction_timeout_s: 20,
+            statement_timeout_s: 120,
+        }
+    }
+}
+
+impl Default for WarehouseConfig {
+    fn default() -> Self {
+        WarehouseConfig { url: String::new(), patience_s: 60 }
     }
 }
 
@@ -206,6 +238,15 @@ impl Config {
         }
         if self.commit.revision_hours == 0 {
             return Err("commit.revision_hours must be at least 1".into());
+        }
+        let timeouts = [
+            ("lock_timeout_s", self.database.lock_timeout_s),
+            ("idle_in_transaction_timeout_s", self.database.idle_in_transaction_timeout_s),
+            ("statement_timeout_s", self.database.statement_timeout_s),
+        ];
+        // 0 would be none at all: a worker that stops dead would hold its locks for ever.
+        if let Some((name, _)) = timeouts.iter().find(|(_, value)| !(1..=3_600).contains(value)) {
+            return Err(format!("database.{name} must be 1 to 3600"));
         }
         if self.topics.telemetry == self.topics.lifecycle {
             return Err("topics.telemetry and topics.lifecycle must differ".into());

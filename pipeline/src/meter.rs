@@ -14,6 +14,7 @@ use datafusion::error::DataFusionError;
 use hydrometer_schemas::time::{Micros, SECONDS_PER_MINUTE, Second};
 use tokio::sync::{Mutex, Notify, mpsc};
 
+use crate::idle::Idle;
 use crate::source::{Delivery, SourceError};
 use crate::window::{Counts, Cut, PartitionWindow, Position};
 
@@ -47,8 +48,7 @@ pub struct Standing {
     pub holds_late_or_quarantine: bool,
     /// No more is taken before the next cut.
     pub full: bool,
-    /// Since when there was no record, if the partition has been at its high watermark since.
-    pub silent_since: Option<Instant>,
+    pub idle: Idle,
     pub ended: bool,
 }
 
@@ -58,7 +58,7 @@ impl Standing {
     }
 
     pub fn is_silent_for(&self, time: Duration) -> bool {
-        !self.ended && self.silent_since.is_some_and(|since| since.elapsed() >= time)
+        !self.ended && self.idle.for_at_least(time)
     }
 }
 
@@ -71,7 +71,7 @@ impl Meter {
             has_closed: false,
             holds_late_or_quarantine: false,
             full: false,
-            silent_since: None,
+            idle: Idle::default(),
             ended: false,
         };
         let name = format!("meter-{}", window.partition().partition);
@@ -124,7 +124,7 @@ impl Meter {
     pub async fn advance_idle(&self, time: Micros) {
         let mut window = self.shared.window.lock().await;
         // A record may have come since its silence was noticed.
-        if self.standing().silent_since.is_some() {
+        if self.standing().idle.caught_up.is_some() {
             window.advance_idle(time);
             self.shared.stand(&window, |_| {});
         }
@@ -163,9 +163,9 @@ impl Shared {
         match delivery {
             Delivery::Batch(batch) => {
                 window.take(&batch)?;
-                self.stand(&window, |standing| standing.silent_since = None);
+                self.stand(&window, |standing| standing.idle.record());
             }
-            Delivery::CaughtUp(_, _) => self.stand(&window, |standing| standing.silent_since = Some(Instant::now())),
+            Delivery::CaughtUp(_, _) => self.stand(&window, |standing| standing.idle.caught_up = Some(Instant::now())),
             Delivery::Ended(_) => {
                 window.end();
                 self.stand(&window, |standing| standing.ended = true);

@@ -24,16 +24,30 @@ pub async fn publish_owed(
 ) -> Result<usize, WorkerError> {
     let owed = manifest::owed_files(db.client_ref(), partitions).await?;
     for file in &owed {
-        failpoint::pass("publish.before");
+        let kind = kind_of(file);
+        failpoint::pass(format_args!("publish.{kind}.before"));
         let objects = manifest::objects_of(db.client_ref(), &file.name).await?;
         let (bytes, rows) = content(db, warehouse, file, &objects).await?;
-        let published = warehouse.publish(&file.name, bytes).await?;
-        failpoint::pass("publish.written");
+        failpoint::pass(format_args!("publish.{kind}.made"));
+        let published = warehouse
+            .publish_noting(&file.name, bytes, || failpoint::pass(format_args!("publish.{kind}.staged")))
+            .await?;
+        failpoint::pass(format_args!("publish.{kind}.written"));
         let size = i64::try_from(published.bytes).unwrap_or(i64::MAX);
         manifest::mark_published(db.client_ref(), &file.name, rows as i64, size, &published.sha256).await?;
-        failpoint::pass("publish.after");
+        failpoint::pass(format_args!("publish.{kind}.after"));
     }
     Ok(owed.len())
+}
+
+/// The kind of commit that owes a file: an hour that was frozen, a revision, or quarantine of a lifecycle partition, which has no
+/// revisions and numbers its files by rounds.
+fn kind_of(file: &File) -> &'static str {
+    match (file.table, file.revision) {
+        (_, 0) => "live",
+        (Table::Quarantine, _) => "lifecycle",
+        _ => "revision",
+    }
 }
 
 /// The bytes of a file and its number of rows.
@@ -161,27 +175,35 @@ pub async fn sweep(
         warehouse.delete(&part).await?;
         removed += 1;
     }
+    let halves = warehouse.halves()?;
     let listed = warehouse.list(hydrometer_sinks::store::STAGING).await?;
-    if listed.is_empty() {
+    if listed.is_empty() && halves.is_empty() {
         return Ok(removed);
     }
     let epochs: BTreeMap<TopicPartition, i64> =
         db.leases().await?.into_iter().map(|(lease, _)| (lease.partition.clone(), lease.epoch)).collect();
+    let is_over = |staged: &StagedName| {
+        let current = epochs.get(&staged.partition).copied().unwrap_or(0);
+        crate::protocol::may_sweep(staged.epoch, current, own_finished(&staged.attempt))
+    };
+    for (half, age) in halves {
+        // Nothing names a half: whose attempt is over, or who wrote it long ago, does not finish it.
+        if StagedName::read(&half).map_or(age > PART_AGE_MAX, |staged| is_over(&staged)) {
+            failpoint::pass("sweep.before");
+            warehouse.delete_half(&half)?;
+            removed += 1;
+        }
+    }
     let named = manifest::named_objects(db.client_ref(), &listed).await?;
     for name in listed {
         let remove = match named.get(&name) {
             Some(retired) => *retired,
-            None => match StagedName::read(&name) {
-                Some(staged) => {
-                    let current = epochs.get(&staged.partition).copied().unwrap_or(0);
-                    crate::protocol::may_sweep(staged.epoch, current, own_finished(&staged.attempt))
-                }
-                None => false,
-            },
+            None => StagedName::read(&name).is_some_and(|staged| is_over(&staged)),
         };
         if remove {
             failpoint::pass("sweep.before");
             warehouse.delete(&name).await?;
+            failpoint::pass("sweep.after");
             removed += 1;
         }
     }

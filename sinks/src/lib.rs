@@ -32,8 +32,42 @@ pub enum SinkError {
     Amounts { detail: String },
 }
 
+impl SinkError {
+    /// Whether the same may go through later: the store did not answer or refused, the disk was full. What is missing, forbidden or
+    /// there already stays so.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            SinkError::Store {
+                source: source @ object_store::Error::Generic { store: "LocalFileSystem", .. }, ..
+            } => io_cause(source).is_some_and(is_full),
+            SinkError::Store { source, .. } => matches!(source, object_store::Error::Generic { .. }),
+            SinkError::Io { source, .. } => is_full(source),
+            _ => false,
+        }
+    }
+
+    fn already_exists(&self) -> bool {
+        matches!(self, SinkError::Store { source: object_store::Error::AlreadyExists { .. }, .. })
+    }
+}
+
+fn is_full(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded)
+}
+
+/// The operating system's error at the bottom of a store's.
+fn io_cause<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a std::io::Error> {
+    let mut causes = std::iter::successors(Some(error), |error| error.source());
+    causes.find_map(|error| error.downcast_ref::<std::io::Error>())
+}
+
 fn hint(doing: &str, source: &object_store::Error) -> &'static str {
     match source {
+        object_store::Error::Generic { store: "LocalFileSystem", .. } => io_cause(source).map_or("", io_hint),
+        object_store::Error::Generic { .. } => {
+            ". Hint: does the object store answer (AWS_ENDPOINT, AWS_REGION)? Nothing was lost: what was not committed is read again"
+        }
         object_store::Error::NotFound { .. } if matches!(doing, "stage" | "publish") => {
             ". Hint: the bucket (or folder) is not there: create it, or correct `warehouse.url`"
         }
@@ -53,9 +87,7 @@ fn io_hint(source: &std::io::Error) -> &'static str {
         std::io::ErrorKind::PermissionDenied => {
             ". Hint: give this user the right to write there, or name another folder"
         }
-        std::io::ErrorKind::StorageFull => {
-            ". Hint: free some space; nothing was committed, the stream goes on from where it was"
-        }
+        _ if is_full(source) => ". Hint: free some space; nothing was lost, the stream goes on from where it was",
         std::io::ErrorKind::NotADirectory | std::io::ErrorKind::AlreadyExists => {
             ". Hint: a file stands where a folder should be"
         }

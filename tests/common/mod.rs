@@ -1,6 +1,10 @@
 //! What the tests of the whole share: a deployment of its own for each test, on the real services that ./test starts.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used)]
 
+pub mod aftermath;
+pub mod fleet;
+pub mod storm;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 

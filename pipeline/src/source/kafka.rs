@@ -174,7 +174,19 @@ struct Context {
     batch_records: usize,
     sender: mpsc::Sender<Result<SourceEvent, SourceError>>,
     assigned: Mutex<HashMap<i32, Assigned>>,
+    /// Partitions that were read to their end and had no record since.
+    ends: Mutex<HashMap<i32, End>>,
 }
+
+/// Since when a partition is at its end, and the high watermark that the broker named when it was asked.
+struct End {
+    since: Instant,
+    high: Option<i64>,
+}
+
+/// How often a broker is asked whether a partition still ends where it did, and how long it may take to answer.
+const ASK_INTERVAL: Duration = Duration::from_secs(1);
+const ASK_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A partition that is being read: what was read and not delivered yet, and where it goes.
 struct Assigned {
@@ -209,6 +221,9 @@ impl Context {
         let mut assigned = lock(&self.assigned);
         // What still comes of a partition that was revoked is somebody else's.
         let Some(partition) = assigned.get_mut(&message.partition()) else { return };
+        if partition.batch.records.is_empty() {
+            lock(&self.ends).remove(&message.partition());
+        }
         partition.batch.push(message.offset(), log_time, message.payload().unwrap_or_default());
         if partition.batch.records.len() >= self.batch_records || partition.batch.bytes.len() >= BATCH_BYTES {
             partition.flush();
@@ -234,6 +249,7 @@ impl Context {
     /// Asks the worker where to start, and assigns exactly there.
     fn assign(&self, consumer: &BaseConsumer<Context>, list: &TopicPartitionList) {
         let partitions: Vec<TopicPartition> = list.elements().iter().map(|e| self.partition(e.partition())).collect();
+        lock(&self.ends).clear();
         let (reply, answer) = oneshot::channel();
         let asked = self.send(Ok(SourceEvent::Assigned(partitions, reply)));
         let Some(starts) = asked.then(|| answer.blocking_recv().ok()).flatten() else {
@@ -262,6 +278,7 @@ impl Context {
 
     fn revoke(&self, consumer: &BaseConsumer<Context>, list: &TopicPartitionList) {
         let partitions: Vec<TopicPartition> = list.elements().iter().map(|e| self.partition(e.partition())).collect();
+        lock(&self.ends).clear();
         let lost = consumer.assignment_lost();
         let (reply, answer) = oneshot::channel();
         if !lost {
@@ -299,6 +316,7 @@ impl Reader {
             batch_records: self.config.batch_records,
             sender: self.sender.clone(),
             assigned: Mutex::default(),
+            ends: Mutex::default(),
         };
         let consumer: BaseConsumer<Context> = match self.settings().create_with_context(context) {
             Ok(consumer) => consumer,
@@ -353,7 +371,7 @@ impl Reader {
 
     fn poll(&self, consumer: &BaseConsumer<Context>) {
         let context = consumer.context();
-        let (mut last_flush, mut last_told) = (Instant::now(), Instant::now());
+        let (mut last_flush, mut last_told, mut last_asked) = (Instant::now(), Instant::now(), Instant::now());
         let mut polls = 0_u32;
         while !self.shared.stop.load(Ordering::Relaxed) && !self.sender.is_closed() {
             // Without waiting first: a wait looks at the clock, even when a message is there.
@@ -363,6 +381,7 @@ impl Reader {
                 Some(Ok(message)) => context.take(&message),
                 Some(Err(KafkaError::PartitionEOF(partition))) => {
                     context.caught_up(partition, position(consumer, &self.topic, partition));
+                    lock(&context.ends).insert(partition, End { since: Instant::now(), high: None });
                 }
                 Some(Err(error)) => {
                     if let Some(fatal) = self.judge(&error) {
@@ -381,12 +400,34 @@ impl Reader {
                 context.flush_all();
                 last_flush = Instant::now();
             }
+            if last_asked.elapsed() > ASK_INTERVAL {
+                self.confirm_ends(consumer);
+                last_asked = Instant::now();
+            }
             if last_told.elapsed() > Duration::from_secs(1) {
                 self.tell_kafka(consumer);
                 last_told = Instant::now();
             }
         }
         self.tell_kafka(consumer);
+    }
+
+    /// Says again of each partition that it is at its end, if the broker answers and names the same high watermark as before. The
+    /// client itself says so once only, and would not notice that a broker has gone.
+    fn confirm_ends(&self, consumer: &BaseConsumer<Context>) {
+        let context = consumer.context();
+        let asking: Vec<i32> = lock(&context.ends)
+            .iter()
+            .filter(|(_, end)| end.since.elapsed() >= ASK_INTERVAL)
+            .map(|(p, _)| *p)
+            .collect();
+        for partition in asking {
+            let Ok((_, high)) = consumer.fetch_watermarks(&self.topic, partition, ASK_TIMEOUT) else { return };
+            let before = lock(&context.ends).get_mut(&partition).and_then(|end| end.high.replace(high));
+            if before == Some(high) {
+                context.caught_up(partition, position(consumer, &self.topic, partition));
+            }
+        }
     }
 
     /// Whether an error ends the worker (with an explanation) or is a passing trouble that librdkafka deals with itself.

@@ -83,7 +83,8 @@ pub struct Start {
 #[derive(Debug)]
 pub enum Delivery {
     Batch(Batch),
-    /// The partition is at its high watermark; the offset also counts past transaction markers.
+    /// The partition is at its high watermark; the offset also counts past transaction markers. Said when it gets there, and again
+    /// every second or so for as long as the log's keeper answers that nothing has come since.
     CaughtUp(TopicPartition, i64),
     /// The partition's log has ended for good.
     Ended(TopicPartition),

@@ -34,7 +34,7 @@ pub enum CommitKind {
 }
 
 impl CommitKind {
-    fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             CommitKind::Live => "live",
             CommitKind::Revision => "revision",
@@ -111,7 +111,8 @@ impl Database {
         round: &RoundCommit,
         mut judge: impl FnMut(i64, Vec<Event>) -> Judgement,
     ) -> Result<Outcome, StoreError> {
-        failpoint::pass("commit.before");
+        let kind = round.kind.name();
+        failpoint::pass(format_args!("commit.{kind}.before"));
         let tx = match self.client().transaction().await.map_err(doing("beginning a commit")) {
             Ok(tx) => tx,
             Err(error) => return classify(error),
@@ -127,10 +128,11 @@ impl Database {
                 return classify(error);
             }
         }
-        failpoint::pass("commit.inside");
-        match tx.commit().await.map_err(doing("committing a round")) {
+        failpoint::pass(format_args!("commit.{kind}.inside"));
+        let committed = failpoint::pass_after_sending(format_args!("commit.{kind}.sent"), tx.commit()).await;
+        match committed.map_err(doing("committing a round")) {
             Ok(()) => {
-                failpoint::pass("commit.after");
+                failpoint::pass(format_args!("commit.{kind}.after"));
                 Ok((Happened::Committed, None))
             }
             Err(error) if error.is_disconnect() => Ok((Happened::ReplyLost, Some(error))),
@@ -147,7 +149,7 @@ impl Database {
         commit: &LifecycleCommit,
         mut apply: impl FnMut(i64, Vec<Event>, i64, Vec<Event>) -> LifecycleChanges,
     ) -> Result<Outcome, StoreError> {
-        failpoint::pass("lifecycle.before");
+        failpoint::pass("commit.lifecycle.before");
         let tx = match self.client().transaction().await.map_err(doing("beginning a lifecycle commit")) {
             Ok(tx) => tx,
             Err(error) => return classify(error),
@@ -163,10 +165,11 @@ impl Database {
                 return classify(error);
             }
         }
-        failpoint::pass("lifecycle.inside");
-        match tx.commit().await.map_err(doing("committing lifecycle events")) {
+        failpoint::pass("commit.lifecycle.inside");
+        let committed = failpoint::pass_after_sending("commit.lifecycle.sent", tx.commit()).await;
+        match committed.map_err(doing("committing lifecycle events")) {
             Ok(()) => {
-                failpoint::pass("lifecycle.after");
+                failpoint::pass("commit.lifecycle.after");
                 Ok((Happened::Committed, None))
             }
             Err(error) if error.is_disconnect() => Ok((Happened::ReplyLost, Some(error))),
@@ -204,6 +207,7 @@ async fn inside(
     round: &RoundCommit,
     judge: &mut impl FnMut(i64, Vec<Event>) -> Judgement,
 ) -> Result<Happened, StoreError> {
+    let kind = round.kind.name();
     let partitions: Vec<TopicPartition> = round.before.iter().map(|l| l.partition.clone()).collect();
     if let Some(refusal) = fence(&round.before, &lock_leases(tx, &partitions).await?) {
         return Ok(refusal);
@@ -211,7 +215,7 @@ async fn inside(
     if move_leases(tx, &round.before, &round.after, round.attempt).await? != round.before.len() as u64 {
         return Ok(Happened::FenceLost);
     }
-    failpoint::pass("commit.fenced");
+    failpoint::pass(format_args!("commit.{kind}.fenced"));
 
     timeline::lock(tx, false).await?;
     let mut late_requests = Vec::new();
@@ -226,19 +230,23 @@ async fn inside(
         }
     }
 
+    failpoint::pass(format_args!("commit.{kind}.judged"));
     if !timeline::claim_homes(tx, &round.claims).await? {
         return Ok(Happened::HomesMoved);
     }
+    failpoint::pass(format_args!("commit.{kind}.claimed"));
     insert_commit(tx, round.attempt, round.kind.name(), &round.worker, &round.before, &round.after).await?;
     insert_objects(tx, &round.objects, round.attempt).await?;
+    failpoint::pass(format_args!("commit.{kind}.named"));
     rate_and_post(tx, round).await?;
-    failpoint::pass("commit.posted");
+    failpoint::pass(format_args!("commit.{kind}.posted"));
 
     timeline::insert_requests(tx, &round.requests, round.attempt).await?;
     timeline::insert_requests(tx, &late_requests, round.attempt).await?;
     timeline::finish_requests(tx, &round.finished_requests, round.attempt).await?;
     insert_revised(tx, round).await?;
     insert_unrated(tx, round).await?;
+    failpoint::pass(format_args!("commit.{kind}.asked"));
     for (before, after) in round.before.iter().zip(&round.after) {
         freeze_hours(tx, before, after, round.attempt).await?;
     }
@@ -556,16 +564,19 @@ async fn inside_lifecycle(
         return Ok(Happened::FenceLost);
     }
     insert_commit(tx, commit.attempt, "lifecycle", &commit.worker, before, std::slice::from_ref(&commit.after)).await?;
+    failpoint::pass("commit.lifecycle.fenced");
     if !commit.events.is_empty() {
         timeline::lock(tx, true).await?;
+        failpoint::pass("commit.lifecycle.locked");
         let (version_before, missed) = timeline::events_since(tx, commit.timeline_version).await?;
         let (version, new) = timeline::insert_events(tx, &commit.events, commit.attempt).await?;
         let changes = apply(version_before, missed, version, new);
         timeline::write_verdicts(tx, &changes.verdicts).await?;
-        failpoint::pass("lifecycle.recorded");
+        failpoint::pass("commit.lifecycle.recorded");
         // A statement of its own, after the lock: it sees the frontiers of every rating commit that came before.
         let requests = requests_behind_frontiers(tx, &changes.servers).await?;
         timeline::insert_requests(tx, &requests, commit.attempt).await?;
+        failpoint::pass("commit.lifecycle.asked");
     }
     if let Some((object, hour)) = &commit.quarantine {
         insert_objects(tx, std::slice::from_ref(object), commit.attempt).await?;

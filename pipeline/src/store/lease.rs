@@ -1,12 +1,14 @@
 //! Partition leases: who may commit for a partition (the epoch), and where its stream stands.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use hydrometer_schemas::time::{SECONDS_PER_MINUTE, Second};
 use tokio_postgres::{GenericClient, Row};
 use uuid::Uuid;
 
 use super::{Database, StoreError, doing};
+use crate::failpoint;
 use crate::source::TopicPartition;
 use crate::window::Position;
 
@@ -82,6 +84,7 @@ impl Database {
 
     /// Takes partitions over: bumps their epochs, so that whoever had them before can commit no more.
     pub async fn take_over(&mut self, partitions: &[TopicPartition], worker: &str) -> Result<Vec<Lease>, StoreError> {
+        failpoint::pass("take_over.before");
         let failed = doing("taking over partitions");
         let tx = self.client().transaction().await.map_err(&failed)?;
         lock_leases(&tx, partitions).await?;
@@ -92,7 +95,9 @@ impl Database {
             COLUMNS.split(", ").map(|c| format!("l.{c}")).collect::<Vec<_>>().join(", ")
         );
         let rows = tx.query(&sql, &[&topics, &numbers, &worker]).await.map_err(&failed)?;
+        failpoint::pass("take_over.inside");
         tx.commit().await.map_err(&failed)?;
+        failpoint::pass("take_over.after");
         let mut leases: Vec<Lease> = rows.iter().map(Lease::read).collect();
         leases.sort_by(|a, b| a.partition.cmp(&b.partition));
         Ok(leases)
@@ -104,13 +109,33 @@ impl Database {
         Ok(rows.iter().map(|row| (Lease::read(row), row.get(12))).collect())
     }
 
-    /// Whether an attempt's commit is there. Waits for a transaction in doubt, since that holds the lease row.
+    /// Whether an attempt's commit is there, on a new connection. Waits for a transaction in doubt, since that holds the lease row,
+    /// and for a database that is away: without an answer the worker could only stop.
     pub async fn settle(
         &mut self,
         attempt: Uuid,
         partition: &TopicPartition,
         epoch: i64,
     ) -> Result<Settled, StoreError> {
+        let deadline = Instant::now() + self.timeouts.statement + self.timeouts.patience;
+        loop {
+            self.reconnect().await?;
+            match self.settle_once(attempt, partition, epoch).await {
+                Err(error) if (error.is_disconnect() || error.is_transient()) && Instant::now() < deadline => {
+                    tracing::warn!(%error, "a commit is in doubt; asking again");
+                }
+                other => return other,
+            }
+        }
+    }
+
+    async fn settle_once(
+        &mut self,
+        attempt: Uuid,
+        partition: &TopicPartition,
+        epoch: i64,
+    ) -> Result<Settled, StoreError> {
+        failpoint::pass("settle.before");
         let failed = doing("settling a commit whose reply was lost");
         let tx = self.client().transaction().await.map_err(&failed)?;
         let lease = lock_leases(&tx, std::slice::from_ref(partition)).await?;
@@ -120,6 +145,7 @@ impl Database {
             .map_err(&failed)?
             .is_some();
         tx.rollback().await.map_err(&failed)?;
+        failpoint::pass("settle.after");
         Ok(match lease.first() {
             _ if committed => Settled::Committed,
             Some(lease) if lease.epoch == epoch => Settled::NotCommitted,

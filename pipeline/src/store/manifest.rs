@@ -286,23 +286,17 @@ pub async fn mark_published(
     bytes: i64,
     sha256: &str,
 ) -> Result<(), StoreError> {
-    let failed = doing("recording a published file");
+    // One statement: were the file there and its objects not retired, each of its rows would be there twice.
     client
         .execute(
-            "UPDATE hydrometer.file SET rows = $2, bytes = $3, sha256 = $4, published_at = clock_timestamp() \
-             WHERE name = $1 AND published_at IS NULL",
+            "WITH published AS (UPDATE hydrometer.file SET rows = $2, bytes = $3, sha256 = $4, published_at = clock_timestamp() \
+                                WHERE name = $1 AND published_at IS NULL) \
+             UPDATE hydrometer.object AS o SET retired_at = clock_timestamp() FROM hydrometer.file_object AS x \
+             WHERE x.file = $1 AND x.object = o.name AND o.kind IN ('usage', 'rated', 'quarantine') AND o.retired_at IS NULL",
             &[&file, &rows, &bytes, &sha256],
         )
         .await
-        .map_err(&failed)?;
-    client
-        .execute(
-            "UPDATE hydrometer.object AS o SET retired_at = clock_timestamp() FROM hydrometer.file_object AS x \
-             WHERE x.file = $1 AND x.object = o.name AND o.kind IN ('usage', 'rated', 'quarantine') AND o.retired_at IS NULL",
-            &[&file],
-        )
-        .await
-        .map_err(&failed)?;
+        .map_err(doing("recording a published file"))?;
     Ok(())
 }
 

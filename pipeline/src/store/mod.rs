@@ -19,6 +19,8 @@ use hydrometer_ledger::LedgerError;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, NoTls};
 
+use crate::config::DatabaseConfig;
+
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     #[error("cannot connect to the database ({target}): {detail}. Hint: {hint}")]
@@ -100,15 +102,50 @@ pub(crate) fn doing(doing: &'static str) -> impl Fn(tokio_postgres::Error) -> St
     }
 }
 
+/// Sessions of ours never hold locks for long when their worker stops dead: the server ends them.
+#[derive(Debug, Clone)]
+pub struct Timeouts {
+    pub lock: Duration,
+    pub idle_in_transaction: Duration,
+    pub statement: Duration,
+    /// How long a database that went away is waited for.
+    pub patience: Duration,
+}
+
+impl From<&DatabaseConfig> for Timeouts {
+    fn from(config: &DatabaseConfig) -> Timeouts {
+        Timeouts {
+            lock: Duration::from_secs(config.lock_timeout_s),
+            idle_in_transaction: Duration::from_secs(config.idle_in_transaction_timeout_s),
+            statement: Duration::from_secs(config.statement_timeout_s),
+            patience: Duration::from_secs(config.patience_s),
+        }
+    }
+}
+
+impl Default for Timeouts {
+    fn default() -> Timeouts {
+        Timeouts::from(&DatabaseConfig::default())
+    }
+}
+
 /// A connection, and how to get another one.
 pub struct Database {
     config: tokio_postgres::Config,
+    timeouts: Timeouts,
     client: Client,
 }
 
+/// From the first packet to a session that is ready. A server that has stalled may accept a connection and never answer.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
 impl Database {
-    /// Connects. Sessions of ours never hold locks for long when their worker stops dead: the server ends them.
+    /// Connects with the usual timeouts.
     pub async fn connect(url: &str) -> Result<Database, StoreError> {
+        Database::connect_with(url, Timeouts::default()).await
+    }
+
+    pub async fn connect_with(url: &str, timeouts: Timeouts) -> Result<Database, StoreError> {
         let mut config: tokio_postgres::Config = url.parse().map_err(|e: tokio_postgres::Error| StoreError::Connect {
             target: "from the configuration".into(),
             detail: e.to_string(),
@@ -116,11 +153,11 @@ impl Database {
         })?;
         config
             .application_name("hydrometer")
-            .connect_timeout(Duration::from_secs(10))
+            .connect_timeout(CONNECT_TIMEOUT)
             .keepalives_idle(Duration::from_secs(10))
             .tcp_user_timeout(Duration::from_secs(30));
-        let client = open(&config).await?;
-        Ok(Database { config, client })
+        let client = open(&config, &timeouts).await?;
+        Ok(Database { config, timeouts, client })
     }
 
     pub fn client(&mut self) -> &mut Client {
@@ -132,10 +169,10 @@ impl Database {
     }
 
     /// Replaces a broken connection, waiting for a database that is coming back.
-    pub async fn reconnect(&mut self, patience: Duration) -> Result<(), StoreError> {
-        let deadline = tokio::time::Instant::now() + patience;
+    pub async fn reconnect(&mut self) -> Result<(), StoreError> {
+        let deadline = tokio::time::Instant::now() + self.timeouts.patience;
         loop {
-            match open(&self.config).await {
+            match open(&self.config, &self.timeouts).await {
                 Ok(client) => {
                     self.client = client;
                     return Ok(());
@@ -150,23 +187,38 @@ impl Database {
     }
 }
 
-async fn open(config: &tokio_postgres::Config) -> Result<Client, StoreError> {
+async fn open(config: &tokio_postgres::Config, timeouts: &Timeouts) -> Result<Client, StoreError> {
+    match tokio::time::timeout(CONNECT_TIMEOUT, open_session(config, timeouts)).await {
+        Ok(opened) => opened,
+        Err(_) => Err(StoreError::Connect {
+            target: target(config),
+            detail: format!("no answer within {} s", CONNECT_TIMEOUT.as_secs()),
+            hint: AWAY,
+        }),
+    }
+}
+
+async fn open_session(config: &tokio_postgres::Config, timeouts: &Timeouts) -> Result<Client, StoreError> {
     let (client, connection) = config.connect(NoTls).await.map_err(|e| connect_error(config, &e))?;
     tokio::spawn(async move {
         // The error, if any, reaches whoever uses the client.
         let _ = connection.await;
     });
-    client
-        .batch_execute(
-            "SET lock_timeout = '20s'; SET idle_in_transaction_session_timeout = '20s'; SET statement_timeout = '120s'; \
-             SET timezone = 'UTC'; SET client_min_messages = warning",
-        )
-        .await
-        .map_err(|e| connect_error(config, &e))?;
+    let settings = format!(
+        "SET lock_timeout = {}; SET idle_in_transaction_session_timeout = {}; SET statement_timeout = {}; \
+         SET timezone = 'UTC'; SET client_min_messages = warning",
+        timeouts.lock.as_millis(),
+        timeouts.idle_in_transaction.as_millis(),
+        timeouts.statement.as_millis()
+    );
+    client.batch_execute(&settings).await.map_err(|e| connect_error(config, &e))?;
     Ok(client)
 }
 
-fn connect_error(config: &tokio_postgres::Config, error: &tokio_postgres::Error) -> StoreError {
+const AWAY: &str =
+    "is the server running and is the address right? Nothing was lost: the worker goes on from its last commit";
+
+fn target(config: &tokio_postgres::Config) -> String {
     let hosts: Vec<String> = config
         .get_hosts()
         .iter()
@@ -175,12 +227,15 @@ fn connect_error(config: &tokio_postgres::Config, error: &tokio_postgres::Error)
             tokio_postgres::config::Host::Unix(path) => path.display().to_string(),
         })
         .collect();
-    let target = format!(
+    format!(
         "host {}, user {}, database {}",
         if hosts.is_empty() { "localhost".into() } else { hosts.join(",") },
         config.get_user().unwrap_or("?"),
         config.get_dbname().unwrap_or("?")
-    );
+    )
+}
+
+fn connect_error(config: &tokio_postgres::Config, error: &tokio_postgres::Error) -> StoreError {
     let hint = match error.code() {
         Some(code) if *code == SqlState::INVALID_PASSWORD || *code == SqlState::INVALID_AUTHORIZATION_SPECIFICATION => {
             "the server refuses this login: check user and password (database.url, or HYDROMETER_DATABASE_URL) and pg_hba.conf"
@@ -191,13 +246,11 @@ fn connect_error(config: &tokio_postgres::Config, error: &tokio_postgres::Error)
         Some(code) if *code == SqlState::TOO_MANY_CONNECTIONS => {
             "the server has no connection free: raise max_connections"
         }
-        _ => {
-            "is the server running and is the address right? Nothing was lost: the worker goes on from its last commit"
-        }
+        _ => AWAY,
     };
     let detail = match error.as_db_error() {
         Some(db) => db.message().to_owned(),
         None => std::error::Error::source(error).map_or_else(|| error.to_string(), |s| format!("{error}: {s}")),
     };
-    StoreError::Connect { target, detail, hint }
+    StoreError::Connect { target: target(config), detail, hint }
 }

@@ -1,7 +1,7 @@
 //! Lifecycle records of one partition, on their way to the timelines.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hydrometer_schemas::quarantine::{Reason, Refusal};
 use hydrometer_schemas::time::{FOREVER_MICROS, MICROS_PER_SECOND, Micros, hour_floor, second_of};
@@ -12,8 +12,9 @@ use tokio::time::sleep;
 
 use super::{Idle, Worker, WorkerError, explain, fresh};
 use crate::derive::touched_servers;
+use crate::failpoint;
 use crate::protocol::{ATTEMPTS_MAX, Happened};
-use crate::publish::{StagedName, publish_owed};
+use crate::publish::StagedName;
 use crate::source::{Batch, TopicPartition};
 use crate::store::commit::{LifecycleChanges, LifecycleCommit};
 use crate::store::lease::Lease;
@@ -38,7 +39,7 @@ impl LifecycleStream {
             next: lease.position.next,
             events: Vec::new(),
             quarantine: Vec::new(),
-            idle: Idle::new(),
+            idle: Idle::default(),
             ended: false,
             lease,
         }
@@ -73,7 +74,7 @@ impl LifecycleStream {
     }
 
     pub fn caught_up(&mut self, next: i64) {
-        self.idle.caught_up = true;
+        self.idle.caught_up = Some(Instant::now());
         self.next = self.next.max(next);
     }
 
@@ -159,7 +160,7 @@ impl Worker {
                 }
                 Happened::SettledNotCommitted => false,
                 Happened::BrokeBeforeCommit => {
-                    self.db.reconnect(Duration::from_secs(60)).await?;
+                    self.db.reconnect().await?;
                     false
                 }
                 _ => {
@@ -180,8 +181,7 @@ impl Worker {
                 stream.quarantine.clear();
             }
             if quarantined > 0 {
-                let published = publish_owed(&mut self.db, &self.warehouse, std::slice::from_ref(partition)).await?;
-                self.summary.files += published as u64;
+                self.publish(std::slice::from_ref(partition)).await?;
             }
             return Ok(());
         }
@@ -202,7 +202,9 @@ impl Worker {
         .write(ObjectKind::Quarantine, None);
         let schema = hydrometer_schemas::warehouse::QUARANTINE.clone();
         let bytes = parquet::encode(&name, schema, &to_batch(&stream.quarantine)?, stream.lease.epoch)?;
+        failpoint::pass("stage.lifecycle.before");
         let staged = self.warehouse.stage(&name, bytes).await?;
+        failpoint::pass("stage.lifecycle.object");
         let object = Object {
             name,
             kind: ObjectKind::Quarantine,

@@ -19,9 +19,11 @@ use uuid::Uuid;
 
 use crate::config::Config;
 use crate::evidence::Evidence;
+use crate::failpoint;
 use crate::fold::Aggregates;
+use crate::idle::Idle;
 use crate::meter::Meter;
-use crate::protocol::Happened;
+use crate::protocol::{ATTEMPTS_MAX, Happened};
 use crate::publish::{publish_owed, sweep, usage_rows};
 use crate::source::{Delivery, Source, SourceError, SourceEvent, Start, TopicPartition};
 use crate::store::lease::{Lease, Role};
@@ -48,11 +50,6 @@ pub enum WorkerError {
     )]
     GaveUp { attempts: u32, last: String },
 }
-
-/// How often requests are looked for; each look costs a few queries.
-const UPKEEP_INTERVAL: Duration = Duration::from_secs(2);
-/// How often staging is swept; on S3 a listing costs money.
-const SWEEP_INTERVAL: Duration = Duration::from_secs(15);
 
 /// What a run did, for whoever started it.
 #[derive(Debug, Clone, Default)]
@@ -90,6 +87,8 @@ pub struct Worker {
     lifecycle_deliveries: mpsc::Receiver<Delivery>,
 
     finished_attempts: HashSet<String>,
+    /// A publication was interrupted.
+    owing: bool,
     last_round: Instant,
     last_upkeep: Instant,
     last_sweep: Instant,
@@ -106,27 +105,6 @@ struct Stream {
     /// What was cut and is not committed yet; it survives a round that failed.
     cut: Cut,
     cut_at: Position,
-}
-
-/// Since when a lifecycle partition has been at its high watermark without a record.
-#[derive(Debug, Clone, Copy)]
-struct Idle {
-    last_record: Instant,
-    caught_up: bool,
-}
-
-impl Idle {
-    fn new() -> Idle {
-        Idle { last_record: Instant::now(), caught_up: false }
-    }
-
-    fn record(&mut self) {
-        *self = Idle::new();
-    }
-
-    fn for_at_least(&self, time: Duration) -> bool {
-        self.caught_up && self.last_record.elapsed() >= time
-    }
 }
 
 impl Worker {
@@ -164,6 +142,7 @@ impl Worker {
             lifecycle_sender,
             lifecycle_deliveries,
             finished_attempts: HashSet::new(),
+            owing: false,
             last_round: Instant::now(),
             last_upkeep: Instant::now(),
             last_sweep: Instant::now(),
@@ -274,15 +253,30 @@ impl Worker {
 
     /// Does what is due; waits for a database that went away, since nothing is lost while it is.
     async fn patiently(&mut self, force: bool) -> Result<(), WorkerError> {
-        loop {
-            match self.work(force).await {
-                Err(WorkerError::Store(error)) if error.is_disconnect() => {
-                    tracing::warn!(%error, "the database went away; waiting for it");
-                    self.db.reconnect(Duration::from_secs(60)).await?;
-                    self.forget_history();
-                }
-                other => return other,
+        let mut refusals = 0;
+        while let Err(error) = self.work(force).await {
+            self.outlive(error, &mut refusals).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until a passing trouble of the database is over, so that the same can be tried again; any other ends the worker.
+    async fn outlive(&mut self, error: WorkerError, refusals: &mut u32) -> Result<(), WorkerError> {
+        match error {
+            WorkerError::Store(error) if error.is_disconnect() => {
+                tracing::warn!(%error, "the database went away; waiting for it");
+                self.db.reconnect().await?;
+                self.forget_history();
+                Ok(())
             }
+            // A lock that a worker holds which stopped dead: the server ends that session in time.
+            WorkerError::Store(error) if error.is_transient() && *refusals < ATTEMPTS_MAX => {
+                tracing::warn!(%error, "the database refused; trying again");
+                *refusals += 1;
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                Ok(())
+            }
+            other => Err(other),
         }
     }
 
@@ -294,11 +288,14 @@ impl Worker {
             return Ok(());
         }
         let began = Instant::now();
+        if self.owing {
+            self.publish_all().await?;
+        }
         self.commit_lifecycles().await?;
         if self.live_round_due(force).await? {
             self.live_round().await?;
         }
-        if force || self.last_upkeep.elapsed() >= UPKEEP_INTERVAL {
+        if force || self.last_upkeep.elapsed().as_secs() >= self.config.commit.upkeep_s {
             self.revise().await?;
             self.upkeep().await?;
             self.last_upkeep = Instant::now();
@@ -332,7 +329,14 @@ impl Worker {
     async fn take(&mut self, event: SourceEvent) -> Result<Option<oneshot::Sender<()>>, WorkerError> {
         match event {
             SourceEvent::Assigned(partitions, reply) => {
-                let starts = self.assigned(&partitions).await?;
+                // A rebalance does not wait for a database that is away, but this worker does.
+                let mut refusals = 0;
+                let starts = loop {
+                    match self.assigned(&partitions).await {
+                        Ok(starts) => break starts,
+                        Err(error) => self.outlive(error, &mut refusals).await?,
+                    }
+                };
                 let _ = reply.send(starts);
             }
             SourceEvent::Revoked(partitions, reply) => {
@@ -401,10 +405,23 @@ impl Worker {
             starts.push(Start { partition: partition.clone(), offset, deliver_to: stream.meter.deliveries() });
             self.streams.insert(partition, stream);
         }
+        failpoint::pass("take_over.read");
         // What the former owner still owed is ours to publish.
-        let owned: Vec<TopicPartition> = partitions.to_vec();
-        self.summary.files += publish_owed(&mut self.db, &self.warehouse, &owned).await? as u64;
+        self.publish(partitions).await?;
         Ok(starts)
+    }
+
+    /// Publishes what these partitions owe. What a trouble interrupts stays owed and is taken up by the next work.
+    async fn publish(&mut self, partitions: &[TopicPartition]) -> Result<(), WorkerError> {
+        self.owing = true;
+        self.summary.files += publish_owed(&mut self.db, &self.warehouse, partitions).await? as u64;
+        self.owing = false;
+        Ok(())
+    }
+
+    async fn publish_all(&mut self) -> Result<(), WorkerError> {
+        let owned: Vec<TopicPartition> = self.streams.keys().chain(self.lifecycles.keys()).cloned().collect();
+        self.publish(&owned).await
     }
 
     /// Partitions may be added to a topic while workers run; they are known from their first assignment on.
@@ -500,9 +517,11 @@ impl Worker {
         let frozen: Vec<(TopicPartition, i64)> =
             self.streams.values().map(|s| (s.lease.partition.clone(), hour_floor(s.lease.frontier))).collect();
         for (partition, frozen) in frozen {
+            failpoint::pass("retire.before");
             manifest::retire_late(self.db.client_ref(), &partition, frozen).await?;
+            failpoint::pass("retire.after");
         }
-        if self.last_sweep.elapsed() >= SWEEP_INTERVAL {
+        if self.last_sweep.elapsed().as_secs() >= self.config.commit.sweep_s {
             let finished = &self.finished_attempts;
             sweep(&self.db, &self.warehouse, &|attempt| finished.contains(attempt)).await?;
             self.finished_attempts.clear();

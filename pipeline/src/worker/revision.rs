@@ -5,7 +5,6 @@ use hydrometer_schemas::time::Second;
 
 use super::round::{Prepared, Share};
 use super::{Worker, WorkerError};
-use crate::publish::publish_owed;
 use crate::revise::{Plan, Revision};
 use crate::source::TopicPartition;
 use crate::store::commit::CommitKind;
@@ -31,8 +30,7 @@ impl Worker {
             return Ok(());
         }
         // A revision reads the hours' files, so they have to be there.
-        self.summary.files +=
-            publish_owed(&mut self.db, &self.warehouse, std::slice::from_ref(partition)).await? as u64;
+        self.publish(std::slice::from_ref(partition)).await?;
         let hours: Vec<Second> = plan.hours.keys().copied().collect();
         let mut done = 0;
         loop {

@@ -13,8 +13,9 @@ use uuid::Uuid;
 
 use super::{Worker, WorkerError, explain, fresh};
 use crate::derive::{Derived, added, touched_servers};
+use crate::failpoint;
 use crate::protocol::{Happened, Round, Step, TimelineRule};
-use crate::publish::{StagedName, publish_owed};
+use crate::publish::StagedName;
 use crate::source::TopicPartition;
 use crate::store::commit::{CommitKind, Judgement, RevisedWindow, RoundCommit};
 use crate::store::lease::{Lease, Settled};
@@ -132,7 +133,7 @@ impl Worker {
                         self.committed(prepared);
                         let partitions: Vec<TopicPartition> =
                             prepared.before.iter().map(|l| l.partition.clone()).collect();
-                        self.summary.files += publish_owed(&mut self.db, &self.warehouse, &partitions).await? as u64;
+                        self.publish(&partitions).await?;
                     }
                     Happened::Published
                 }
@@ -155,7 +156,7 @@ impl Worker {
             match happened {
                 Happened::HomesMoved => self.reload_homes().await?,
                 Happened::BrokeBeforeCommit => {
-                    self.db.reconnect(Duration::from_secs(60)).await?;
+                    self.db.reconnect().await?;
                     self.forget_history();
                 }
                 Happened::Refused => tokio::time::sleep(Duration::from_millis(20)).await,
@@ -169,20 +170,15 @@ impl Worker {
     /// Finds out whether the commit is there whose reply was lost. Nothing else is done before that is known, however often the
     /// connection breaks meanwhile: to start over instead would take one's own commit for another worker's.
     pub(super) async fn settle(&mut self, attempt: Uuid, lease: &Lease) -> Result<Happened, WorkerError> {
-        loop {
-            if let Err(error) = self.db.reconnect(Duration::from_secs(60)).await {
-                return Err(WorkerError::GaveUp { attempts: 1, last: explain(Happened::ReplyLost, Some(&error)) });
+        match self.db.settle(attempt, &lease.partition, lease.epoch).await {
+            Ok(Settled::Committed) => Ok(Happened::SettledCommitted),
+            Ok(Settled::NotCommitted) => Ok(Happened::SettledNotCommitted),
+            Ok(Settled::Foreign) => Ok(Happened::SettledForeign),
+            // Still in doubt: to go on with the old lease would take a commit that is there for another worker's.
+            Err(error) if error.is_disconnect() || error.is_transient() => {
+                Err(WorkerError::GaveUp { attempts: 1, last: explain(Happened::ReplyLost, Some(&error)) })
             }
-            match self.db.settle(attempt, &lease.partition, lease.epoch).await {
-                Ok(Settled::Committed) => return Ok(Happened::SettledCommitted),
-                Ok(Settled::NotCommitted) => return Ok(Happened::SettledNotCommitted),
-                Ok(Settled::Foreign) => return Ok(Happened::SettledForeign),
-                Err(error) if error.is_disconnect() || error.is_transient() => {
-                    tracing::warn!(%error, "a commit is still in doubt; asking again");
-                    tokio::time::sleep(Duration::from_millis(500)).await;
-                }
-                Err(error) => return Err(error.into()),
-            }
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -265,7 +261,7 @@ impl Worker {
         for (index, (share, lease)) in prepared.shares.iter().zip(&prepared.before).enumerate() {
             self.stage_share(&mut commit, index, share, lease, prepared).await?;
         }
-        crate::failpoint::pass("stage.after");
+        failpoint::pass(format_args!("stage.{}.after", prepared.kind.name()));
         Ok(commit)
     }
 
@@ -284,7 +280,7 @@ impl Worker {
                 CommitKind::Live => rows.clone(),
                 CommitKind::Revision => rows.iter().map(|r| UsageRow { revision, ..r.clone() }).collect(),
             };
-            let object = self.stage_usage(commit.attempt, lease, ObjectKind::Usage, Some(*hour), &rows).await?;
+            let object = self.stage_usage(commit, lease, ObjectKind::Usage, Some(*hour), &rows).await?;
             of_revision.push((Table::Usage, *hour, object.name.clone()));
             commit.objects.push(object);
         }
@@ -292,7 +288,7 @@ impl Worker {
             if rows.is_empty() {
                 continue;
             }
-            let object = self.stage_usage(commit.attempt, lease, kind, None, rows).await?;
+            let object = self.stage_usage(commit, lease, kind, None, rows).await?;
             for (_, _, home, from, to) in prepared.object_requests.iter().filter(|r| r.0 == index && r.1 == kind) {
                 commit.requests.push(Request {
                     partition: home.clone(),
@@ -305,7 +301,7 @@ impl Worker {
             commit.objects.push(object);
         }
         if !share.quarantine.is_empty() {
-            commit.objects.push(self.stage_quarantined(commit.attempt, lease, &share.quarantine).await?);
+            commit.objects.push(self.stage_quarantined(commit, lease, &share.quarantine).await?);
         }
         for (hour, rows) in &share.derived.rows {
             let mut rows = rows.clone();
@@ -313,7 +309,7 @@ impl Worker {
                 row.commit = commit.attempt.to_string();
             }
             rows.sort_by_cached_key(RatedRow::sort_key);
-            let object = self.stage_rated(commit.attempt, lease, *hour, &rows).await?;
+            let object = self.stage_rated(commit, lease, *hour, &rows).await?;
             commit.quantities.push(ObjectQuantities { object: object.name.clone(), added: added(&rows) });
             of_revision.push((Table::Rated, *hour, object.name.clone()));
             commit.objects.push(object);
@@ -330,7 +326,7 @@ impl Worker {
 
     async fn stage_usage(
         &self,
-        attempt: Uuid,
+        round: &RoundCommit,
         lease: &Lease,
         kind: ObjectKind,
         hour: Option<Second>,
@@ -339,12 +335,12 @@ impl Worker {
         let from = rows.iter().map(|r| r.minute).min().unwrap_or(0) * SECONDS_PER_MINUTE;
         let to = (rows.iter().map(|r| r.minute).max().unwrap_or(0) + 1) * SECONDS_PER_MINUTE;
         let batch = usage::to_batch(rows.iter())?;
-        self.stage_batch(attempt, lease, kind, hour, (from, to), Table::Usage, &batch).await
+        self.stage_batch(round, lease, kind, hour, (from, to), Table::Usage, &batch).await
     }
 
     async fn stage_rated(
         &self,
-        attempt: Uuid,
+        round: &RoundCommit,
         lease: &Lease,
         hour: Second,
         rows: &[RatedRow],
@@ -352,12 +348,12 @@ impl Worker {
         let from = rows.iter().map(|r| r.window.from).min().unwrap_or(hour);
         let to = rows.iter().map(|r| r.window.to).max().unwrap_or(hour);
         let batch = rated::to_batch(rows)?;
-        self.stage_batch(attempt, lease, ObjectKind::Rated, Some(hour), (from, to), Table::Rated, &batch).await
+        self.stage_batch(round, lease, ObjectKind::Rated, Some(hour), (from, to), Table::Rated, &batch).await
     }
 
     async fn stage_quarantined(
         &self,
-        attempt: Uuid,
+        round: &RoundCommit,
         lease: &Lease,
         rows: &[QuarantineRow],
     ) -> Result<Object, WorkerError> {
@@ -365,13 +361,13 @@ impl Worker {
         let from = rows.iter().map(|r| seconds(r.log_time)).min().unwrap_or(0);
         let to = rows.iter().map(|r| seconds(r.log_time)).max().unwrap_or(0) + 1;
         let batch = quarantine::to_batch(rows)?;
-        self.stage_batch(attempt, lease, ObjectKind::Quarantine, None, (from, to), Table::Quarantine, &batch).await
+        self.stage_batch(round, lease, ObjectKind::Quarantine, None, (from, to), Table::Quarantine, &batch).await
     }
 
     #[allow(clippy::too_many_arguments)]
     async fn stage_batch(
         &self,
-        attempt: Uuid,
+        round: &RoundCommit,
         lease: &Lease,
         kind: ObjectKind,
         hour: Option<Second>,
@@ -379,11 +375,13 @@ impl Worker {
         table: Table,
         batch: &arrow::array::RecordBatch,
     ) -> Result<Object, WorkerError> {
-        let name = StagedName { attempt: attempt.to_string(), partition: lease.partition.clone(), epoch: lease.epoch }
-            .write(kind, hour);
+        let name =
+            StagedName { attempt: round.attempt.to_string(), partition: lease.partition.clone(), epoch: lease.epoch }
+                .write(kind, hour);
         let bytes = parquet::encode(&name, table.schema(), batch, lease.epoch)?;
+        failpoint::pass(format_args!("stage.{}.before", round.kind.name()));
         let staged = self.warehouse.stage(&name, bytes).await?;
-        crate::failpoint::pass("stage.object");
+        failpoint::pass(format_args!("stage.{}.object", round.kind.name()));
         Ok(Object {
             name,
             kind,

@@ -12,6 +12,7 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rustix::process::Signal;
 
+use super::proxy::{Proxy, Upstream};
 use super::{Result, ServiceError, process, test_variable};
 
 const TEMPLATE: &str = include_str!("../../kafka/server.properties");
@@ -25,12 +26,27 @@ pub struct PrivateKafka {
     libs: PathBuf,
     dir: PathBuf,
     broker_port: u16,
+    /// A second listener, which says that it is to be reached at the port of a proxy: (its own port, the proxy's).
+    proxied: Option<(u16, u16)>,
     child: Option<Child>,
 }
 
 impl PrivateKafka {
     /// Starts Kafka with the jars in `libs` and a new log in `dir/data`, which is made; waits until it answers.
     pub fn start(libs: &Path, dir: &Path) -> Result<Self> {
+        Self::start_with(libs, dir, None)
+    }
+
+    /// The same, with a second way to the broker: whoever takes the proxy's address for the bootstrap server is sent through the
+    /// proxy for everything else as well.
+    pub fn start_proxied(libs: &Path, dir: &Path) -> Result<(Self, Proxy)> {
+        let own = process::free_port()?;
+        let proxy = Proxy::start(Upstream::Tcp(format!("127.0.0.1:{own}")))?;
+        let kafka = Self::start_with(libs, dir, Some((own, proxy.port())))?;
+        Ok((kafka, proxy))
+    }
+
+    fn start_with(libs: &Path, dir: &Path, proxied: Option<(u16, u16)>) -> Result<Self> {
         let what = "Kafka could not be set up";
         let absolute = |path: &Path| std::path::absolute(path).map_err(|e| ServiceError::new(what).detail(e));
         let (libs, dir) = (absolute(libs)?, absolute(dir)?);
@@ -45,8 +61,8 @@ impl PrivateKafka {
         // Another process may take a port between our look at it and the broker's start; then try others.
         let mut attempts = 3;
         loop {
-            let mut kafka =
-                Self { libs: libs.clone(), dir: dir.clone(), broker_port: process::free_port()?, child: None };
+            let broker_port = process::free_port()?;
+            let mut kafka = Self { libs: libs.clone(), dir: dir.clone(), broker_port, proxied, child: None };
             kafka.configure().map_err(|e| ServiceError::new(what).detail(e))?;
             if !data.join("meta.properties").exists() {
                 kafka.format()?;
@@ -65,6 +81,15 @@ impl PrivateKafka {
             .replace("@BROKER_PORT@", &self.broker_port.to_string())
             .replace("@CONTROLLER_PORT@", &controller_port.to_string())
             .replace("@DATA@", &self.dir.join("data").to_string_lossy());
+        let text = match self.proxied {
+            None => text,
+            Some((own, proxy)) => {
+                let direct = format!("PLAINTEXT://127.0.0.1:{}", self.broker_port);
+                text.replace("listeners=PLAINTEXT", &format!("listeners=PROXIED://127.0.0.1:{own},PLAINTEXT"))
+                    .replace("PLAINTEXT:PLAINTEXT", "PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT")
+                    + &format!("\nadvertised.listeners={direct},PROXIED://127.0.0.1:{proxy}\n")
+            }
+        };
         fs::write(self.properties(), text)
     }
 
