@@ -19,7 +19,7 @@ use super::lease::{Lease, lock_leases, move_leases};
 use super::manifest::{Object, freeze_hours, insert_files, insert_objects};
 use super::rating::{ObjectQuantities, ObjectStep, StateKey};
 use super::timeline::{ArrivedEvent, Request};
-use super::{Database, StoreError, doing, rating, timeline};
+use super::{Database, StoreError, doing, home, rating, timeline};
 use crate::failpoint;
 use crate::protocol::{Happened, TimelineRule};
 use crate::source::TopicPartition;
@@ -226,7 +226,7 @@ async fn inside(
         }
     }
 
-    if !timeline::claim_homes(tx, &round.claims).await? {
+    if !home::claim_homes(tx, &round.claims).await? {
         return Ok(Happened::HomesMoved);
     }
     insert_commit(tx, round.attempt, round.kind.name(), &round.worker, &round.before, &round.after).await?;
@@ -582,8 +582,8 @@ async fn inside_lifecycle(
     Ok(Happened::Committed)
 }
 
-/// What changed behind the frontier of its server's home is asked for again; ahead of it the live rating will see it. A server
-/// without a home has nothing rated; whoever claims it asks.
+/// What changed behind the frontier of its server's home at that time is asked for again; ahead of it the live rating will see it.
+/// A server without a home has nothing rated; whoever claims it asks.
 async fn requests_behind_frontiers(
     client: &impl GenericClient,
     servers: &BTreeMap<String, Span>,
@@ -593,11 +593,12 @@ async fn requests_behind_frontiers(
     let to: Vec<i64> = servers.values().map(|span| span.to.max(0)).collect();
     let rows = client
         .query(
-            "SELECT k.s, k.f, h.topic, h.partition, least(k.t, l.frontier_s) \
+            "SELECT k.s, greatest(k.f, h.since_s), h.topic, h.partition, least(k.t, h.until_s, l.frontier_s) \
              FROM unnest($1::text[], $2::bigint[], $3::bigint[]) AS k (s, f, t) \
-             JOIN LATERAL (SELECT topic, partition FROM hydrometer.home AS h WHERE h.server = k.s ORDER BY since_s DESC LIMIT 1) AS h ON true \
+             JOIN (SELECT server, since_s, topic, partition, lead(since_s) OVER (PARTITION BY server ORDER BY since_s) AS until_s \
+                   FROM hydrometer.home WHERE server = ANY ($1)) AS h ON h.server = k.s \
              JOIN hydrometer.partition_lease AS l ON l.topic = h.topic AND l.partition = h.partition \
-             WHERE k.f < least(k.t, l.frontier_s) ORDER BY k.s",
+             WHERE greatest(k.f, h.since_s) < least(k.t, h.until_s, l.frontier_s) ORDER BY k.s, h.since_s",
             &[&names, &from, &to],
         )
         .await

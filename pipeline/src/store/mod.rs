@@ -1,12 +1,14 @@
 //! The commit point: everything that Hydrometer asks of Postgres, apart from the ledger's own statements.
 //!
 //! * [`lease`]: partitions, their epochs and positions
-//! * [`timeline`]: lifecycle events, homes, requests
+//! * [`timeline`]: lifecycle events, requests
+//! * [`home`]: where servers are at home
 //! * [`manifest`]: staged objects and published files
 //! * [`rating`]: the rating state inside a commit
 //! * [`commit`]: the transaction of a round, in the protocol's order of locks
 
 pub mod commit;
+pub mod home;
 pub mod lease;
 pub mod manifest;
 pub mod migrate;
