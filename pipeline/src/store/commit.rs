@@ -237,7 +237,9 @@ async fn inside(
     timeline::insert_requests(tx, &round.requests, round.attempt).await?;
     timeline::insert_requests(tx, &late_requests, round.attempt).await?;
     timeline::finish_requests(tx, &round.finished_requests, round.attempt).await?;
-    insert_revised(tx, round).await?;
+    if !insert_revised(tx, round).await? {
+        return Ok(Happened::Refused);
+    }
     insert_unrated(tx, round).await?;
     for (before, after) in round.before.iter().zip(&round.after) {
         freeze_hours(tx, before, after, round.attempt).await?;
@@ -465,25 +467,27 @@ async fn insert_outbox(client: &impl GenericClient, set: &[ledger::Transaction])
     Ok(())
 }
 
-async fn insert_revised(client: &impl GenericClient, round: &RoundCommit) -> Result<(), StoreError> {
+/// False when somebody else has revised one of the windows meanwhile: one of two racing derivations wins, the other derives again.
+async fn insert_revised(client: &impl GenericClient, round: &RoundCommit) -> Result<bool, StoreError> {
     if round.revised.is_empty() {
-        return Ok(());
+        return Ok(true);
     }
     let leases: Vec<&str> = round.revised.iter().map(|r| r.lease.as_str()).collect();
     let servers: Vec<&str> = round.revised.iter().map(|r| r.server.as_str()).collect();
     let from: Vec<i64> = round.revised.iter().map(|r| r.from).collect();
     let to: Vec<i64> = round.revised.iter().map(|r| r.to).collect();
     let revisions: Vec<i32> = round.revised.iter().map(|r| r.revision).collect();
-    client
+    let inserted = client
         .execute(
             "INSERT INTO hydrometer.revision (lease, server, window_start_s, window_end_s, revision, commit_id) \
              SELECT l, v, f, t, r, $1 \
-             FROM unnest($2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::int[]) AS k (l, v, f, t, r)",
+             FROM unnest($2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::int[]) AS k (l, v, f, t, r) \
+             ORDER BY l, v, f, t, r ON CONFLICT DO NOTHING",
             &[&round.attempt, &leases, &servers, &from, &to, &revisions],
         )
         .await
         .map_err(doing("recording revisions"))?;
-    Ok(())
+    Ok(inserted == round.revised.len() as u64)
 }
 
 async fn insert_unrated(client: &impl GenericClient, round: &RoundCommit) -> Result<(), StoreError> {
