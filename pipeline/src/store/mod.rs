@@ -4,6 +4,7 @@
 //! * [`timeline`]: lifecycle events, requests
 //! * [`home`]: where servers are at home
 //! * [`manifest`]: staged objects and published files
+//! * [`outbox`]: messages, read without missing one
 //! * [`rating`]: the rating state inside a commit
 //! * [`commit`]: the transaction of a round, in the protocol's order of locks
 
@@ -12,6 +13,7 @@ pub mod home;
 pub mod lease;
 pub mod manifest;
 pub mod migrate;
+pub mod outbox;
 pub mod rating;
 pub mod timeline;
 
