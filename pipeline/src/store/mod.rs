@@ -7,10 +7,12 @@
 //! * [`outbox`]: messages, read without missing one
 //! * [`rating`]: the rating state inside a commit
 //! * [`commit`]: the transaction of a round, in the protocol's order of locks
+//! * [`lifecycle`]: the transaction of lifecycle events
 
 pub mod commit;
 pub mod home;
 pub mod lease;
+pub mod lifecycle;
 pub mod manifest;
 pub mod migrate;
 pub mod outbox;

@@ -15,8 +15,8 @@ use crate::derive::touched_servers;
 use crate::protocol::{ATTEMPTS_MAX, Happened};
 use crate::publish::{StagedName, publish_owed};
 use crate::source::{Batch, TopicPartition};
-use crate::store::commit::{LifecycleChanges, LifecycleCommit};
 use crate::store::lease::{Lease, Settled};
+use crate::store::lifecycle::{LifecycleChanges, LifecycleCommit};
 use crate::store::manifest::{Object, ObjectKind};
 use crate::store::timeline::ArrivedEvent;
 
