@@ -32,8 +32,8 @@ async fn after_a_move_minutes_are_rated_live() {
     let deployment = Deployment::new("moves_live").await;
     let plan = Plan {
         start_us: 1_772_359_200 * MICROS_PER_SECOND,
-        seconds: 4 * HOUR as u32,
-        servers: 5,
+        seconds: 5 * HOUR as u32,
+        servers: 6,
         gpus_per_server: 1,
         telemetry_partitions: 2,
         formats: Formats::Only(Format::Node),

@@ -1,6 +1,7 @@
 //! What the tests of the whole share: a deployment of its own for each test, on the real services that ./test starts.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used)]
 
+pub mod scripted;
 pub mod sound;
 
 use std::path::{Path, PathBuf};
