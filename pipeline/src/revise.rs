@@ -111,20 +111,16 @@ impl Plan {
         for row in usage_rows(warehouse, object).await? {
             let start = row.minute * SECONDS_PER_MINUTE;
             let hour = hour_floor(start);
-            match homes.at(&row.server, start) {
-                Some(home) if *home == lease.partition => {
-                    if hour + SECONDS_PER_HOUR <= lease.frontier {
-                        self.hours.entry(hour).or_default().insert(row.server.to_string());
-                        self.late.push(row);
-                    }
-                }
-                // Every home that an object has rows for was asked, by the homes that its writer knew.
-                Some(home) if homes.has_moved(&row.server) => {
-                    let end = start + SECONDS_PER_MINUTE;
-                    let span = foreign.entry(home).or_insert(Span { from: start, to: end });
-                    *span = Span { from: span.from.min(start), to: span.to.max(end) };
-                }
-                _ => {}
+            let Some(home) = homes.at(&row.server, start) else { continue };
+            let ours = *home == lease.partition;
+            if ours && hour + SECONDS_PER_HOUR <= lease.frontier {
+                self.hours.entry(hour).or_default().insert(row.server.to_string());
+                self.late.push(row);
+            } else if !ours && homes.has_moved(&row.server) {
+                // Every other home that an object has rows for was asked, by the homes that its writer knew.
+                let end = start + SECONDS_PER_MINUTE;
+                let span = foreign.entry(home).or_insert(Span { from: start, to: end });
+                *span = Span { from: span.from.min(start), to: span.to.max(end) };
             }
         }
         for (home, Span { from, to }) in foreign {
