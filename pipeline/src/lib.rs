@@ -10,6 +10,7 @@ pub mod derive;
 pub mod evidence;
 pub mod failpoint;
 pub mod fold;
+pub mod homes;
 pub mod idle;
 pub mod meter;
 pub mod protocol;

@@ -3,7 +3,9 @@
 //!
 //! A round: **cut → derive → stage → commit → publish**. Postgres is the only commit point (law 8).
 
-use hydrometer_schemas::time::{Minute, SECONDS_PER_HOUR, SECONDS_PER_MINUTE, Second, hour_ceil, hour_floor};
+use std::collections::BTreeMap;
+
+use hydrometer_schemas::time::{FOREVER, Minute, SECONDS_PER_HOUR, SECONDS_PER_MINUTE, Second, hour_ceil, hour_floor};
 use uuid::Uuid;
 
 /// What a round does next.
@@ -219,6 +221,41 @@ pub fn derivable(request_to: Second, frontier: Second) -> bool {
     hour_ceil(request_to) <= frontier
 }
 
+/// For how long a server must have spoken only elsewhere before its home is moved there.
+pub const AWAY_BEFORE_MOVE_S: i64 = SECONDS_PER_HOUR;
+
+/// Where the home of a server is to be moved: to the partition in which it spoke in most minutes since its home heard it last, once
+/// that is an hour ago by the home's own log; the first of several. Nowhere while it speaks at home, or nowhere at all.
+///
+/// The owner of the old home decides. That a server is silent follows from its home's log alone, and nobody else has that; what it
+/// says elsewhere is addressed to its home as it is (away readings ask there); and a home has one owner at a time, whose epoch the
+/// move is fenced by, so two workers cannot decide twice. The new home's owner need not do or know anything: its next commit is
+/// refused by the version of its homes, and it derives again with the new ones.
+///
+/// `silent_since` is the end of the last minute that was heard at home, or since when one could have been; `closed_until` how far the
+/// home's minutes are closed; `elsewhere` the ends of minutes heard in other partitions. All of it is event time.
+pub fn moves_to<P: Ord + Clone>(
+    silent_since: Second,
+    closed_until: Second,
+    elsewhere: impl IntoIterator<Item = (P, Second)>,
+) -> Option<P> {
+    if closed_until.saturating_sub(silent_since) < AWAY_BEFORE_MOVE_S {
+        return None;
+    }
+    let mut minutes: BTreeMap<P, u64> = BTreeMap::new();
+    for (partition, _) in elsewhere.into_iter().filter(|(_, end)| *end > silent_since) {
+        *minutes.entry(partition).or_default() += 1;
+    }
+    minutes.into_iter().max_by(|a, b| a.1.cmp(&b.1).then_with(|| b.0.cmp(&a.0))).map(|(partition, _)| partition)
+}
+
+/// From when on a moved home counts: the first hour's edge that neither side has passed, be it by rating or by closing minutes, so that
+/// no window has two homes and no minute that is committed changes its own. Never for a log that has ended: there is nothing ahead.
+pub fn move_edge(old_reached: Second, new_reached: Second) -> Option<Second> {
+    let reached = old_reached.max(new_reached);
+    (reached < FOREVER - SECONDS_PER_HOUR).then(|| hour_ceil(reached))
+}
+
 /// Whether the sweeper may remove a staged object that the manifest does not name: it belongs to a finished attempt of this worker,
 /// or to an epoch below the lease's current one (its writer can never commit it).
 pub fn may_sweep(object_epoch: i64, current_epoch: i64, own_finished_attempt: bool) -> bool {
@@ -325,5 +362,36 @@ mod tests {
         assert!(late_minute_asks(120, 3_540, true), "a minute window was rated without it");
         assert!(late_minute_asks(120, 3_600, false));
         assert!(!late_minute_asks(3_600, 3_540, true));
+    }
+
+    #[test]
+    fn a_home_moves_after_an_hour_elsewhere() {
+        let minutes =
+            |partition: u32, from: Second, to: Second| (from / 60..to / 60).map(move |m| (partition, (m + 1) * 60));
+        assert_eq!(moves_to(600, 4_199, minutes(2, 600, 4_100)), None, "not an hour yet");
+        assert_eq!(moves_to(600, 4_200, minutes(2, 600, 4_100)), Some(2));
+        assert_eq!(
+            moves_to(600, 90_000, minutes(2, 0, 600)),
+            None,
+            "it spoke elsewhere before it fell silent, and nowhere since"
+        );
+        assert_eq!(moves_to(600, 90_000, minutes(2, 0, 0)), None, "it is silent everywhere");
+        let two = || minutes(5, 600, 1_200).chain(minutes(3, 1_200, 3_000));
+        assert_eq!(moves_to(600, 4_200, two()), Some(3), "most of its minutes are there");
+        assert_eq!(
+            moves_to(600, 4_200, minutes(5, 600, 1_200).chain(minutes(3, 1_200, 1_800))),
+            Some(3),
+            "the first of equals"
+        );
+        assert_eq!(moves_to(4_260, 4_200, two()), None, "its home has heard it since");
+    }
+
+    #[test]
+    fn a_home_moves_at_an_edge_ahead_of_both() {
+        assert_eq!(move_edge(3_601, 3_000), Some(7_200));
+        assert_eq!(move_edge(60, 7_260), Some(10_800), "the new home is ahead");
+        assert_eq!(move_edge(7_200, 0), Some(7_200), "nothing of the hour is closed or rated");
+        assert_eq!(move_edge(FOREVER - 59, 0), None, "the old home's log has ended");
+        assert_eq!(move_edge(0, FOREVER), None, "the new home's log has ended");
     }
 }

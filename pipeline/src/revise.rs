@@ -11,6 +11,7 @@ use hydrometer_sinks::rated::{RatedRow, RecordKind};
 use hydrometer_sinks::usage::{UsageKey, UsageRow};
 
 use crate::derive::{Derived, due_windows, rows};
+use crate::homes::Homes;
 use crate::protocol::derivable;
 use crate::publish::{published_rated, published_usage, usage_rows};
 use crate::source::TopicPartition;
@@ -18,7 +19,7 @@ use crate::store::Database;
 use crate::store::commit::RevisedWindow;
 use crate::store::lease::Lease;
 use crate::store::manifest::{self, Object};
-use crate::store::timeline::{OpenRequest, Scope, open_requests, unrated_hours};
+use crate::store::timeline::{OpenRequest, Request, Scope, is_asked, open_requests, unrated_hours};
 use crate::worker::WorkerError;
 
 /// What a round of revisions found for one partition.
@@ -42,6 +43,10 @@ pub struct Plan {
     /// Late and away rows that the requests name.
     late: Vec<UsageRow>,
     requests: Vec<i64>,
+    /// What was asked here and is for another home: whoever asked did not know yet that the server's home had been moved.
+    pub handed_on: Vec<Request>,
+    /// The version of the partition's homes that it was gathered by.
+    pub homes: i64,
 }
 
 impl Plan {
@@ -54,11 +59,11 @@ impl Plan {
         db: &Database,
         warehouse: &Warehouse,
         history: &History,
-        homes: &BTreeMap<String, TopicPartition>,
+        homes: &Homes,
         lease: &Lease,
         hours_max: usize,
     ) -> Result<Plan, WorkerError> {
-        let mut plan = Plan::default();
+        let mut plan = Plan { homes: lease.homes, ..Plan::default() };
         for OpenRequest { id, request } in open_requests(db.client_ref(), &lease.partition).await? {
             if !derivable(request.to, lease.frontier) {
                 continue;
@@ -69,14 +74,23 @@ impl Plan {
             }
             match &request.scope {
                 Scope::Server(server) => {
-                    let span = Span { from: request.from, to: request.to };
-                    for hour in server_hours(db, history, lease, server, span).await? {
-                        plan.hours.entry(hour).or_default().insert(server.clone());
+                    let asked = Span { from: request.from, to: request.to };
+                    let here = (!homes.knows(server)).then_some((asked, &lease.partition));
+                    for (span, home) in homes.spans(server).chain(here) {
+                        let Some(span) = span.intersect(asked) else { continue };
+                        if *home != lease.partition {
+                            let (partition, from, to) = (home.clone(), span.from, span.to);
+                            plan.handed_on.push(Request { partition, from, to, ..request.clone() });
+                            continue;
+                        }
+                        for hour in server_hours(db, history, lease, server, span).await? {
+                            plan.hours.entry(hour).or_default().insert(server.clone());
+                        }
                     }
                 }
                 Scope::Object(name) => {
                     let Some(object) = manifest::object(db.client_ref(), name).await? else { continue };
-                    plan.take_late(warehouse, &object, homes, lease).await?;
+                    plan.take_late(db, warehouse, &object, homes, lease, &request.cause).await?;
                 }
             }
             plan.requests.push(id);
@@ -86,17 +100,35 @@ impl Plan {
 
     async fn take_late(
         &mut self,
+        db: &Database,
         warehouse: &Warehouse,
         object: &Object,
-        homes: &BTreeMap<String, TopicPartition>,
+        homes: &Homes,
         lease: &Lease,
+        cause: &str,
     ) -> Result<(), WorkerError> {
+        let mut foreign: BTreeMap<&TopicPartition, Span> = BTreeMap::new();
         for row in usage_rows(warehouse, object).await? {
-            let hour = hour_floor(row.minute * SECONDS_PER_MINUTE);
-            let ours = homes.get(&*row.server) == Some(&lease.partition);
+            let start = row.minute * SECONDS_PER_MINUTE;
+            let hour = hour_floor(start);
+            let Some(home) = homes.at(&row.server, start) else { continue };
+            let ours = *home == lease.partition;
             if ours && hour + SECONDS_PER_HOUR <= lease.frontier {
                 self.hours.entry(hour).or_default().insert(row.server.to_string());
                 self.late.push(row);
+            } else if !ours && homes.has_moved(&row.server) {
+                // Every other home that an object has rows for was asked, by the homes that its writer knew.
+                let end = start + SECONDS_PER_MINUTE;
+                let span = foreign.entry(home).or_insert(Span { from: start, to: end });
+                *span = Span { from: span.from.min(start), to: span.to.max(end) };
+            }
+        }
+        for (home, Span { from, to }) in foreign {
+            // A home that was asked about this object up to these minutes has answered, or will, by homes that are not older than
+            // the move: it cannot answer before its frontier has passed them, and the move was ahead of its frontier.
+            if !is_asked(db.client_ref(), home, &object.name, to).await? {
+                let scope = Scope::Object(object.name.clone());
+                self.handed_on.push(Request { partition: home.clone(), scope, from, to, cause: cause.to_owned() });
             }
         }
         Ok(())

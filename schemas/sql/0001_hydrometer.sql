@@ -17,18 +17,19 @@ CREATE TABLE hydrometer.partition_lease (
     time_us       bigint  NOT NULL DEFAULT 0,      -- the partition's time at `next`
     closed_until_s bigint NOT NULL DEFAULT 0,      -- every minute before it is closed
     frontier_s    bigint  NOT NULL DEFAULT 0,      -- every window that ends by it is rated
-    homes         bigint  NOT NULL DEFAULT 0,      -- version of the homes that this partition owns
+    homes         bigint  NOT NULL DEFAULT 0,      -- version of the homes that this partition owns; every move of one raises it on both sides
     revision      integer NOT NULL DEFAULT 0,      -- rounds of revisions so far
     PRIMARY KEY (topic, partition)
 );
 
--- Where a server's minutes are written and its leases rated.
+-- Where a server's minutes are written and its leases rated, from a second on: the first home from the beginning of time, every
+-- other from an hour's edge that was ahead of both partitions when it was moved, so that no window has two homes.
 CREATE TABLE hydrometer.home (
     server     text    NOT NULL,
-    since_s    bigint  NOT NULL DEFAULT 0,
+    since_s    bigint  NOT NULL DEFAULT 0 CHECK (since_s >= 0 AND since_s % 3600 = 0),
     topic      text    NOT NULL,
     partition  integer NOT NULL,
-    claimed_by text    NOT NULL,                   -- 'reading' or 'lease'
+    claimed_by text    NOT NULL CHECK (claimed_by IN ('reading', 'lease', 'move')),
     PRIMARY KEY (server, since_s)
 );
 

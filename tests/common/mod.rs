@@ -3,6 +3,8 @@
 
 pub mod aftermath;
 pub mod fleet;
+pub mod scripted;
+pub mod sound;
 pub mod storm;
 
 use std::path::{Path, PathBuf};

@@ -6,8 +6,8 @@ use arrow::array::RecordBatch;
 use datafusion::object_store;
 use hydrometer_pipeline::publish::{quarantine_rows, rated_rows, usage_rows};
 use hydrometer_pipeline::source::TopicPartition;
+use hydrometer_pipeline::store::home::homes;
 use hydrometer_pipeline::store::manifest::{self, Object, ObjectKind};
-use hydrometer_pipeline::store::timeline;
 use hydrometer_pipeline::worker::WorkerError;
 use hydrometer_schemas::time::{SECONDS_PER_MINUTE, Second, hour_floor};
 use hydrometer_schemas::warehouse::Table;
@@ -80,12 +80,12 @@ async fn published_minutes(
     source: &Source,
     staged: &BTreeMap<UsageKey, UsageRow>,
 ) -> Result<BTreeMap<UsageKey, UsageRow>, CutError> {
-    let homes = timeline::homes(source.db.client_ref()).await?;
+    let homes = homes(source.db.client_ref()).await?;
     let mut wanted: BTreeSet<(TopicPartition, Second)> = BTreeSet::new();
     for row in staged.values() {
         let hour = hour_floor(row.minute * SECONDS_PER_MINUTE);
         wanted.insert((TopicPartition { topic: row.topic.clone(), partition: row.partition }, hour));
-        if let Some(home) = homes.get(&*row.server) {
+        if let Some(home) = homes.at(&row.server, hour) {
             wanted.insert((home.clone(), hour));
         }
     }

@@ -3,8 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
+use hydrometer_pipeline::homes::Homes;
 use hydrometer_pipeline::source::TopicPartition;
 use hydrometer_pipeline::store::Database;
+use hydrometer_pipeline::store::home::homes;
 use hydrometer_rating::history::{History, Span};
 use hydrometer_schemas::time::{SECONDS_PER_HOUR, Second, hour_floor};
 use hydrometer_schemas::warehouse::Table;
@@ -97,7 +99,7 @@ pub(super) type RevisionKey = (String, Span, i32);
 pub(super) struct Facts {
     pub history: History,
     pub stands: BTreeMap<TopicPartition, Stand>,
-    homes: HashMap<String, Vec<(Second, TopicPartition)>>,
+    homes: Homes,
     pub files: Vec<FileRow>,
     /// Objects that are not retired, and those of closed minutes, records and quarantine that are in no file.
     pub objects: Vec<ObjectRow>,
@@ -114,7 +116,7 @@ impl Facts {
         let mut facts = Facts {
             history,
             stands: BTreeMap::new(),
-            homes: HashMap::new(),
+            homes: homes(db.client_ref()).await?,
             files: Vec::new(),
             objects: Vec::new(),
             requests: Vec::new(),
@@ -126,10 +128,6 @@ impl Facts {
             let stand =
                 Stand { telemetry: row.get(2), next: row.get(3), frontier: row.get(4), closed_until: row.get(5) };
             facts.stands.insert(partition(&row, 0), stand);
-        }
-        let sql = "SELECT topic, partition, server, since_s FROM hydrometer.home ORDER BY server, since_s";
-        for row in query("reading homes", sql).await? {
-            facts.homes.entry(row.get(2)).or_default().push((row.get(3), partition(&row, 0)));
         }
         let sql = "SELECT topic, partition, name, tbl, hour_s, revision, rows, bytes, sha256, published_at IS NOT NULL \
                    FROM hydrometer.file ORDER BY hour_s, topic, partition, revision";
@@ -175,8 +173,7 @@ impl Facts {
 
     /// Where a server lives at a time.
     pub fn home(&self, server: &str, at: Second) -> Option<&TopicPartition> {
-        let dated = self.homes.get(server)?;
-        dated.iter().rev().find(|(since, _)| *since <= at).map(|(_, home)| home)
+        self.homes.at(server, at)
     }
 
     /// Whether an hour of a partition is behind its frontier, so that its windows are rated and its files owed or published.
@@ -204,18 +201,20 @@ impl Facts {
             .collect()
     }
 
-    /// The hours of a stretch that lie behind the frontier; a request may reach to the end of time, files do not.
-    fn rated_hours_of(&self, server: &str, span: Span) -> BTreeSet<Second> {
-        let frontier =
-            self.home(server, span.to).and_then(|home| self.stands.get(home)).map_or(0, |stand| stand.frontier);
+    /// The hours of a stretch that lie behind the frontier of the server's home then; a request may reach to the end of time, files
+    /// do not.
+    fn rated_hours_of(&self, server: &str, asked: Span) -> BTreeSet<Second> {
         let first = self.files.first().map_or(0, |file| file.hour);
         let starts = self.history.server(server).into_iter().flat_map(|timeline| &timeline.leases).map(|l| l.span.from);
         let first = starts.min().map_or(first, |start| start.min(first));
         let mut hours = BTreeSet::new();
-        let mut hour = hour_floor(span.from.max(first));
-        while hour < span.to.min(frontier) {
-            hours.insert(hour);
-            hour += SECONDS_PER_HOUR;
+        for (span, home) in self.homes.spans(server) {
+            let frontier = self.stands.get(home).map_or(0, |stand| stand.frontier);
+            let mut hour = hour_floor(span.from.max(asked.from).max(first));
+            while hour < asked.to.min(span.to).min(frontier) {
+                hours.insert(hour);
+                hour += SECONDS_PER_HOUR;
+            }
         }
         hours
     }

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use hydrometer_ledger::{self as ledger, AccountSpec, TransactionId};
-use hydrometer_rating::history::Span;
 use hydrometer_rating::money::Amount;
 use hydrometer_rating::rate::State;
 use hydrometer_schemas::lifecycle::Event;
@@ -18,8 +17,8 @@ use uuid::Uuid;
 use super::lease::{Lease, lock_leases, move_leases};
 use super::manifest::{Object, freeze_hours, insert_files, insert_objects};
 use super::rating::{ObjectQuantities, ObjectStep, StateKey};
-use super::timeline::{ArrivedEvent, Request};
-use super::{Database, StoreError, doing, rating, timeline};
+use super::timeline::Request;
+use super::{Database, StoreError, doing, home, rating, timeline};
 use crate::failpoint;
 use crate::protocol::{Happened, TimelineRule};
 use crate::source::TopicPartition;
@@ -139,47 +138,10 @@ impl Database {
             Err(error) => classify(error),
         }
     }
-
-    /// Commits lifecycle events of one lifecycle partition: takes the timeline lock exclusively (and so waits for rating commits in
-    /// flight), records the events, and then leaves requests for what they touch behind a frontier.
-    ///
-    /// `apply` folds the new events (given all that came before them) and says what they touch.
-    pub async fn commit_lifecycle(
-        &mut self,
-        commit: &LifecycleCommit,
-        mut apply: impl FnMut(i64, Vec<Event>, i64, Vec<Event>) -> LifecycleChanges,
-    ) -> Result<Outcome, StoreError> {
-        failpoint::pass("commit.lifecycle.before");
-        let tx = match self.client().transaction().await.map_err(doing("beginning a lifecycle commit")) {
-            Ok(tx) => tx,
-            Err(error) => return classify(error),
-        };
-        match inside_lifecycle(&tx, commit, &mut apply).await {
-            Ok(Happened::Committed) => {}
-            Ok(other) => {
-                let _ = tx.rollback().await;
-                return Ok((other, None));
-            }
-            Err(error) => {
-                let _ = tx.rollback().await;
-                return classify(error);
-            }
-        }
-        failpoint::pass("commit.lifecycle.inside");
-        let committed = failpoint::pass_after_sending("commit.lifecycle.sent", tx.commit()).await;
-        match committed.map_err(doing("committing lifecycle events")) {
-            Ok(()) => {
-                failpoint::pass("commit.lifecycle.after");
-                Ok((Happened::Committed, None))
-            }
-            Err(error) if error.is_disconnect() => Ok((Happened::ReplyLost, Some(error))),
-            Err(error) => classify(error),
-        }
-    }
 }
 
 /// A failed transaction: a passing trouble is for the protocol, anything else ends the worker.
-fn classify(error: StoreError) -> Result<Outcome, StoreError> {
+pub(super) fn classify(error: StoreError) -> Result<Outcome, StoreError> {
     if error.is_disconnect() {
         Ok((Happened::BrokeBeforeCommit, Some(error)))
     } else if error.is_transient() {
@@ -231,7 +193,7 @@ async fn inside(
     }
 
     failpoint::pass(format_args!("commit.{kind}.judged"));
-    if !timeline::claim_homes(tx, &round.claims).await? {
+    if !home::claim_homes(tx, &round.claims).await? {
         return Ok(Happened::HomesMoved);
     }
     failpoint::pass(format_args!("commit.{kind}.claimed"));
@@ -244,7 +206,9 @@ async fn inside(
     timeline::insert_requests(tx, &round.requests, round.attempt).await?;
     timeline::insert_requests(tx, &late_requests, round.attempt).await?;
     timeline::finish_requests(tx, &round.finished_requests, round.attempt).await?;
-    insert_revised(tx, round).await?;
+    if !insert_revised(tx, round).await? {
+        return Ok(Happened::Refused);
+    }
     insert_unrated(tx, round).await?;
     failpoint::pass(format_args!("commit.{kind}.asked"));
     for (before, after) in round.before.iter().zip(&round.after) {
@@ -262,7 +226,7 @@ async fn inside(
     Ok(Happened::Committed)
 }
 
-async fn insert_commit(
+pub(super) async fn insert_commit(
     client: &impl GenericClient,
     attempt: Uuid,
     kind: &str,
@@ -473,25 +437,27 @@ async fn insert_outbox(client: &impl GenericClient, set: &[ledger::Transaction])
     Ok(())
 }
 
-async fn insert_revised(client: &impl GenericClient, round: &RoundCommit) -> Result<(), StoreError> {
+/// False when somebody else has revised one of the windows meanwhile: one of two racing derivations wins, the other derives again.
+async fn insert_revised(client: &impl GenericClient, round: &RoundCommit) -> Result<bool, StoreError> {
     if round.revised.is_empty() {
-        return Ok(());
+        return Ok(true);
     }
     let leases: Vec<&str> = round.revised.iter().map(|r| r.lease.as_str()).collect();
     let servers: Vec<&str> = round.revised.iter().map(|r| r.server.as_str()).collect();
     let from: Vec<i64> = round.revised.iter().map(|r| r.from).collect();
     let to: Vec<i64> = round.revised.iter().map(|r| r.to).collect();
     let revisions: Vec<i32> = round.revised.iter().map(|r| r.revision).collect();
-    client
+    let inserted = client
         .execute(
             "INSERT INTO hydrometer.revision (lease, server, window_start_s, window_end_s, revision, commit_id) \
              SELECT l, v, f, t, r, $1 \
-             FROM unnest($2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::int[]) AS k (l, v, f, t, r)",
+             FROM unnest($2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::int[]) AS k (l, v, f, t, r) \
+             ORDER BY l, v, f, t, r ON CONFLICT DO NOTHING",
             &[&round.attempt, &leases, &servers, &from, &to, &revisions],
         )
         .await
         .map_err(doing("recording revisions"))?;
-    Ok(())
+    Ok(inserted == round.revised.len() as u64)
 }
 
 async fn insert_unrated(client: &impl GenericClient, round: &RoundCommit) -> Result<(), StoreError> {
@@ -527,100 +493,4 @@ async fn insert_unrated(client: &impl GenericClient, round: &RoundCommit) -> Res
             .map_err(&failed)?;
     }
     Ok(())
-}
-
-/// A commit of lifecycle events from one lifecycle partition.
-#[derive(Debug)]
-pub struct LifecycleCommit {
-    pub attempt: Uuid,
-    pub worker: String,
-    pub before: Lease,
-    pub after: Lease,
-    /// The timeline version that this worker's history has.
-    pub timeline_version: i64,
-    pub events: Vec<ArrivedEvent>,
-    /// The quarantine object of this commit, if any record was set aside, and the hour of its file.
-    pub quarantine: Option<(Object, Second)>,
-}
-
-/// What new events changed.
-pub struct LifecycleChanges {
-    pub verdicts: BTreeMap<hydrometer_schemas::lifecycle::EventKey, hydrometer_rating::history::Verdict>,
-    /// Servers whose timeline or prices changed, from which second to which.
-    pub servers: BTreeMap<String, Span>,
-}
-
-async fn inside_lifecycle(
-    tx: &tokio_postgres::Transaction<'_>,
-    commit: &LifecycleCommit,
-    apply: &mut impl FnMut(i64, Vec<Event>, i64, Vec<Event>) -> LifecycleChanges,
-) -> Result<Happened, StoreError> {
-    let partition = std::slice::from_ref(&commit.before.partition);
-    let before = std::slice::from_ref(&commit.before);
-    if let Some(refusal) = fence(before, &lock_leases(tx, partition).await?) {
-        return Ok(refusal);
-    }
-    if move_leases(tx, before, std::slice::from_ref(&commit.after), commit.attempt).await? != 1 {
-        return Ok(Happened::FenceLost);
-    }
-    insert_commit(tx, commit.attempt, "lifecycle", &commit.worker, before, std::slice::from_ref(&commit.after)).await?;
-    failpoint::pass("commit.lifecycle.fenced");
-    if !commit.events.is_empty() {
-        timeline::lock(tx, true).await?;
-        failpoint::pass("commit.lifecycle.locked");
-        let (version_before, missed) = timeline::events_since(tx, commit.timeline_version).await?;
-        let (version, new) = timeline::insert_events(tx, &commit.events, commit.attempt).await?;
-        let changes = apply(version_before, missed, version, new);
-        timeline::write_verdicts(tx, &changes.verdicts).await?;
-        failpoint::pass("commit.lifecycle.recorded");
-        // A statement of its own, after the lock: it sees the frontiers of every rating commit that came before.
-        let requests = requests_behind_frontiers(tx, &changes.servers).await?;
-        timeline::insert_requests(tx, &requests, commit.attempt).await?;
-        failpoint::pass("commit.lifecycle.asked");
-    }
-    if let Some((object, hour)) = &commit.quarantine {
-        insert_objects(tx, std::slice::from_ref(object), commit.attempt).await?;
-        // Named by its first offset, since a lifecycle partition has no frontier that would freeze an hour.
-        let revision = i32::try_from(commit.after.round).unwrap_or(i32::MAX);
-        insert_files(
-            tx,
-            &commit.before,
-            &[(Table::Quarantine, *hour, revision, vec![object.name.clone()])],
-            commit.attempt,
-        )
-        .await?;
-    }
-    Ok(Happened::Committed)
-}
-
-/// What changed behind the frontier of its server's home is asked for again; ahead of it the live rating will see it. A server
-/// without a home has nothing rated; whoever claims it asks.
-async fn requests_behind_frontiers(
-    client: &impl GenericClient,
-    servers: &BTreeMap<String, Span>,
-) -> Result<Vec<Request>, StoreError> {
-    let names: Vec<&str> = servers.keys().map(String::as_str).collect();
-    let from: Vec<i64> = servers.values().map(|span| span.from.max(0)).collect();
-    let to: Vec<i64> = servers.values().map(|span| span.to.max(0)).collect();
-    let rows = client
-        .query(
-            "SELECT k.s, k.f, h.topic, h.partition, least(k.t, l.frontier_s) \
-             FROM unnest($1::text[], $2::bigint[], $3::bigint[]) AS k (s, f, t) \
-             JOIN LATERAL (SELECT topic, partition FROM hydrometer.home AS h WHERE h.server = k.s ORDER BY since_s DESC LIMIT 1) AS h ON true \
-             JOIN hydrometer.partition_lease AS l ON l.topic = h.topic AND l.partition = h.partition \
-             WHERE k.f < least(k.t, l.frontier_s) ORDER BY k.s",
-            &[&names, &from, &to],
-        )
-        .await
-        .map_err(doing("comparing events with the frontiers"))?;
-    Ok(rows
-        .iter()
-        .map(|row| Request {
-            partition: TopicPartition { topic: row.get::<_, &str>(2).into(), partition: row.get(3) },
-            scope: timeline::Scope::Server(row.get(0)),
-            from: row.get(1),
-            to: row.get(4),
-            cause: "lifecycle event behind the frontier".to_owned(),
-        })
-        .collect())
 }

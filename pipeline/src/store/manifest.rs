@@ -278,6 +278,14 @@ pub async fn objects_of(client: &impl GenericClient, file: &str) -> Result<Vec<O
     rows.iter().map(Object::read).collect()
 }
 
+pub async fn is_published(client: &impl GenericClient, file: &str) -> Result<bool, StoreError> {
+    let row = client
+        .query_one("SELECT EXISTS (SELECT FROM hydrometer.file WHERE name = $1 AND published_at IS NOT NULL)", &[&file])
+        .await
+        .map_err(doing("looking whether a file is published"))?;
+    Ok(row.get(0))
+}
+
 /// Says that a file is there, and retires objects that were only waiting for it.
 pub async fn mark_published(
     client: &impl GenericClient,

@@ -1,15 +1,21 @@
 //! The commit point: everything that Hydrometer asks of Postgres, apart from the ledger's own statements.
 //!
 //! * [`lease`]: partitions, their epochs and positions
-//! * [`timeline`]: lifecycle events, homes, requests
+//! * [`timeline`]: lifecycle events, requests
+//! * [`home`]: where servers are at home
 //! * [`manifest`]: staged objects and published files
+//! * [`outbox`]: messages, read without missing one
 //! * [`rating`]: the rating state inside a commit
 //! * [`commit`]: the transaction of a round, in the protocol's order of locks
+//! * [`lifecycle`]: the transaction of lifecycle events
 
 pub mod commit;
+pub mod home;
 pub mod lease;
+pub mod lifecycle;
 pub mod manifest;
 pub mod migrate;
+pub mod outbox;
 pub mod rating;
 pub mod timeline;
 

@@ -1,7 +1,6 @@
-//! Lifecycle events, the homes of servers, and requests to look at history again.
+//! Lifecycle events, and requests to look at history again.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use hydrometer_rating::history::{Span, Verdict};
 use hydrometer_schemas::database::TIMELINE_LOCK;
@@ -154,40 +153,6 @@ pub async fn write_verdicts(
     Ok(())
 }
 
-/// Where every known server has its home.
-pub async fn homes(client: &impl GenericClient) -> Result<BTreeMap<String, TopicPartition>, StoreError> {
-    let rows = client
-        .query("SELECT server, topic, partition FROM hydrometer.home ORDER BY server, since_s", &[])
-        .await
-        .map_err(doing("reading homes"))?;
-    let home =
-        |row: &tokio_postgres::Row| TopicPartition { topic: Arc::from(row.get::<_, &str>(1)), partition: row.get(2) };
-    Ok(rows.iter().map(|row| (row.get(0), home(row))).collect())
-}
-
-/// Claims homes; false when somebody else was faster for one of them (the transaction is then to be rolled back).
-pub async fn claim_homes(
-    client: &impl GenericClient,
-    claims: &BTreeMap<String, (TopicPartition, &'static str)>,
-) -> Result<bool, StoreError> {
-    if claims.is_empty() {
-        return Ok(true);
-    }
-    let servers: Vec<&str> = claims.keys().map(String::as_str).collect();
-    let topics: Vec<&str> = claims.values().map(|(p, _)| &*p.topic).collect();
-    let partitions: Vec<i32> = claims.values().map(|(p, _)| p.partition).collect();
-    let by: Vec<&str> = claims.values().map(|(_, by)| *by).collect();
-    let inserted = client
-        .execute(
-            "INSERT INTO hydrometer.home (server, topic, partition, claimed_by) \
-             SELECT * FROM unnest($1::text[], $2::text[], $3::int[], $4::text[]) ORDER BY 1 ON CONFLICT DO NOTHING",
-            &[&servers, &topics, &partitions, &by],
-        )
-        .await
-        .map_err(doing("claiming homes"))?;
-    Ok(inserted == claims.len() as u64)
-}
-
 pub async fn insert_requests(
     client: &impl GenericClient,
     requests: &[Request],
@@ -237,6 +202,24 @@ pub async fn open_requests(
             OpenRequest { id: row.get(0), request }
         })
         .collect())
+}
+
+/// Whether a home was ever asked about an object up to a second.
+pub async fn is_asked(
+    client: &impl GenericClient,
+    home: &TopicPartition,
+    object: &str,
+    to: Second,
+) -> Result<bool, StoreError> {
+    let row = client
+        .query_one(
+            "SELECT EXISTS (SELECT FROM hydrometer.request WHERE topic = $1 AND partition = $2 AND scope = 'object' \
+                            AND subject = $3 AND to_s >= $4)",
+            &[&&*home.topic, &home.partition, &object, &to],
+        )
+        .await
+        .map_err(doing("looking whether a home was asked"))?;
+    Ok(row.get(0))
 }
 
 /// Marks requests as done by a commit.

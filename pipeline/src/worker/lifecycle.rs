@@ -16,8 +16,8 @@ use crate::failpoint;
 use crate::protocol::{ATTEMPTS_MAX, Happened};
 use crate::publish::StagedName;
 use crate::source::{Batch, TopicPartition};
-use crate::store::commit::{LifecycleChanges, LifecycleCommit};
 use crate::store::lease::Lease;
+use crate::store::lifecycle::{LifecycleChanges, LifecycleCommit};
 use crate::store::manifest::{Object, ObjectKind};
 use crate::store::timeline::ArrivedEvent;
 

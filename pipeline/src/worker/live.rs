@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use hydrometer_rating::history::ServerTimeline;
+use hydrometer_rating::history::{ServerTimeline, Span};
 use hydrometer_schemas::time::{SECONDS_PER_MINUTE, Second, hour_floor};
 use hydrometer_sinks::usage::UsageRow;
 
@@ -55,6 +55,7 @@ impl Worker {
             stream.cut_at = cut_at;
             for row in cut.closed.iter().chain(&cut.late) {
                 stream.evidence.add(row);
+                stream.listening.hear(row);
             }
             stream.cut.closed.extend(cut.closed);
             stream.cut.late.extend(cut.late);
@@ -106,8 +107,21 @@ impl Worker {
         Ok(prepared)
     }
 
-    fn home_of<'a>(&'a self, prepared: &'a Prepared, server: &str) -> Option<&'a TopicPartition> {
-        self.homes.get(server).or_else(|| prepared.claims.get(server).map(|(home, _)| home))
+    fn home_at<'a>(&'a self, prepared: &'a Prepared, server: &str, second: Second) -> Option<&'a TopicPartition> {
+        self.homes.at(server, second).or_else(|| prepared.claims.get(server).map(|(home, _)| home))
+    }
+
+    /// When a server is at home in a partition. A home changes at an hour's edge, so no window has two.
+    fn at_home<'a>(
+        &'a self,
+        prepared: &'a Prepared,
+        server: &'a str,
+        partition: &'a TopicPartition,
+    ) -> impl Iterator<Item = Span> + 'a {
+        // Only a server without a home is claimed, and then for all time.
+        let always = Span { from: Second::MIN, to: Second::MAX };
+        let claimed = prepared.claims.get(server).map(|(home, _)| (always, home));
+        self.homes.spans(server).chain(claimed).filter(move |(_, home)| *home == partition).map(|(span, _)| span)
     }
 
     /// What one partition brings: its rows sorted by where they belong, and the quantities of its windows due.
@@ -124,7 +138,7 @@ impl Worker {
         {
             let start = row.minute * SECONDS_PER_MINUTE;
             let end = start + SECONDS_PER_MINUTE;
-            let home = self.home_of(prepared, &row.server).unwrap_or(&lease.partition);
+            let home = self.home_at(prepared, &row.server, start).unwrap_or(&lease.partition);
             let covers = || minute_window_covers(&self.history, &row.server, start);
             match minute_goes(start, *home == lease.partition, late, frontier, covers) {
                 MinuteGoes::Away => {
@@ -149,10 +163,13 @@ impl Worker {
 
         if target > frontier {
             for timeline in self.history.servers() {
-                if self.home_of(prepared, &timeline.server) == Some(&lease.partition) {
-                    let evidence = |gpu: &str, minute| stream.evidence.masks(&timeline.server, gpu, minute);
-                    let partition = lease.partition.partition;
-                    share.derived.live(&self.history, timeline, partition, (frontier, target), evidence);
+                for home in self.at_home(prepared, &timeline.server, &lease.partition) {
+                    let due = (frontier.max(home.from), target.min(home.to));
+                    if due.0 < due.1 {
+                        let evidence = |gpu: &str, minute| stream.evidence.masks(&timeline.server, gpu, minute);
+                        let partition = lease.partition.partition;
+                        share.derived.live(&self.history, timeline, partition, due, evidence);
+                    }
                 }
             }
         }
@@ -164,7 +181,7 @@ impl Worker {
         let mut heard: BTreeMap<&str, BTreeMap<&TopicPartition, usize>> = BTreeMap::new();
         for stream in self.streams.values() {
             for row in stream.cut.closed.iter().chain(&stream.cut.late) {
-                if !self.homes.contains_key(&*row.server) {
+                if !self.homes.knows(&row.server) {
                     *heard.entry(&row.server).or_default().entry(&stream.lease.partition).or_default() += 1;
                 }
             }
@@ -187,7 +204,7 @@ impl Worker {
         all_closed_until: Second,
     ) {
         for timeline in self.history.servers() {
-            if self.homes.contains_key(&timeline.server) || claims.contains_key(&timeline.server) {
+            if self.homes.knows(&timeline.server) || claims.contains_key(&timeline.server) {
                 continue;
             }
             let number = (fnv1a(timeline.server.as_bytes()) % self.telemetry_partitions.max(1) as u64) as i32;

@@ -1,5 +1,6 @@
 //! The worker: takes events from its source, keeps the windows of its partitions, and drives rounds through the commit protocol.
 
+mod homes;
 mod lifecycle;
 mod live;
 mod revision;
@@ -21,13 +22,14 @@ use crate::config::Config;
 use crate::evidence::Evidence;
 use crate::failpoint;
 use crate::fold::Aggregates;
+use crate::homes::Homes;
 use crate::idle::Idle;
 use crate::meter::Meter;
 use crate::protocol::{ATTEMPTS_MAX, Happened};
 use crate::publish::{publish_owed, sweep, usage_rows};
 use crate::source::{Delivery, Source, SourceError, SourceEvent, Start, TopicPartition};
 use crate::store::lease::{Lease, Role};
-use crate::store::{Database, StoreError, manifest, timeline};
+use crate::store::{Database, StoreError, home, manifest, timeline};
 use crate::window::{Counts, Cut, PartitionWindow, Position, WindowLimits};
 
 #[derive(Debug, thiserror::Error)]
@@ -76,7 +78,7 @@ pub struct Worker {
 
     history: History,
     history_version: i64,
-    homes: BTreeMap<String, TopicPartition>,
+    homes: Homes,
     telemetry_partitions: i32,
 
     streams: BTreeMap<TopicPartition, Stream>,
@@ -102,6 +104,7 @@ struct Stream {
     meter: Meter,
     lease: Lease,
     evidence: Evidence,
+    listening: homes::Listening,
     /// What was cut and is not committed yet; it survives a round that failed.
     cut: Cut,
     cut_at: Position,
@@ -134,7 +137,7 @@ impl Worker {
             progress: None,
             history: History::default(),
             history_version: 0,
-            homes: BTreeMap::new(),
+            homes: Homes::default(),
             telemetry_partitions,
             streams: BTreeMap::new(),
             progressed: Arc::new(Notify::new()),
@@ -151,7 +154,7 @@ impl Worker {
             told_about_keys: false,
         };
         worker.refresh_history().await?;
-        worker.homes = timeline::homes(worker.db.client_ref()).await?;
+        worker.homes = home::homes(worker.db.client_ref()).await?;
         Ok(worker)
     }
 
@@ -294,6 +297,7 @@ impl Worker {
         self.commit_lifecycles().await?;
         if self.live_round_due(force).await? {
             self.live_round().await?;
+            self.move_homes().await?;
         }
         if force || self.last_upkeep.elapsed().as_secs() >= self.config.commit.upkeep_s {
             self.revise().await?;
@@ -389,7 +393,7 @@ impl Worker {
     async fn assigned(&mut self, partitions: &[TopicPartition]) -> Result<Vec<Start>, WorkerError> {
         self.register(partitions).await?;
         let leases = self.db.take_over(partitions, &self.config.worker).await?;
-        self.homes = timeline::homes(self.db.client_ref()).await?;
+        self.homes = home::homes(self.db.client_ref()).await?;
         self.refresh_history().await?;
         let mut starts = Vec::new();
         for lease in leases {
@@ -444,9 +448,11 @@ impl Worker {
     async fn open_stream(&mut self, lease: Lease) -> Result<Stream, WorkerError> {
         let mut evidence = Evidence::default();
         let from = hour_floor(lease.frontier);
+        let mut listening = homes::Listening::from(from);
         for object in manifest::evidence_objects(self.db.client_ref(), &lease.partition, from).await? {
             for row in usage_rows(&self.warehouse, &object).await? {
                 evidence.add(&row);
+                listening.hear(&row);
             }
         }
         evidence.forget_before(from);
@@ -458,7 +464,7 @@ impl Worker {
         let window = PartitionWindow::open(lease.partition.clone(), lease.position, limits, self.aggregates.clone())?;
         let cut_at = lease.position;
         let meter = Meter::start(window, self.progressed.clone())?;
-        Ok(Stream { meter, lease, evidence, cut: Cut::default(), cut_at })
+        Ok(Stream { meter, lease, evidence, listening, cut: Cut::default(), cut_at })
     }
 
     fn discard(&mut self, partitions: &[TopicPartition]) {

@@ -37,9 +37,10 @@ impl Worker {
             let until = (done + step).min(hours.len());
             let last = until == hours.len();
             let (plan, hours) = (&plan, &hours[done..until]);
+            let homes = |worker: &Worker| worker.streams.get(partition).map(|s| s.lease.homes);
             self.run_round(async |worker: &mut Worker| worker.prepare_revision(partition, plan, hours, last).await)
                 .await?;
-            if last {
+            if last || homes(self) != Some(plan.homes) {
                 return Ok(());
             }
             done = until;
@@ -65,6 +66,10 @@ impl Worker {
         last: bool,
     ) -> Result<Option<Prepared>, WorkerError> {
         let Some(before) = self.streams.get(partition).map(|s| s.lease.clone()) else { return Ok(None) };
+        // What a home is asked for follows from the homes: when they have changed since the plan was made, another is made.
+        if before.homes != plan.homes {
+            return Ok(None);
+        }
         let revision = Revision::derive(&self.db, &self.warehouse, &self.history, &before, plan, hours, last).await?;
         let found_something = !revision.usage.is_empty() || !revision.derived.rows.is_empty();
         if !found_something
@@ -83,7 +88,7 @@ impl Worker {
             timeline_version: self.history_version,
             shares: vec![Share { usage: revision.usage, derived: revision.derived, ..Share::default() }],
             claims: Default::default(),
-            requests: Vec::new(),
+            requests: if last { plan.handed_on.clone() } else { Vec::new() },
             object_requests: Vec::new(),
             finished_requests: revision.finished,
             revised: revision.revised,

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use hydrometer_rating::history::Span;
 use hydrometer_schemas::time::{SECONDS_PER_MINUTE, Second};
 use hydrometer_schemas::warehouse::Table;
 use hydrometer_sinks::parquet;
@@ -18,6 +19,7 @@ use crate::protocol::{Happened, Round, Step, TimelineRule};
 use crate::publish::StagedName;
 use crate::source::TopicPartition;
 use crate::store::commit::{CommitKind, Judgement, RevisedWindow, RoundCommit};
+use crate::store::home;
 use crate::store::lease::{Lease, Settled};
 use crate::store::manifest::{Object, ObjectKind};
 use crate::store::rating::ObjectQuantities;
@@ -189,10 +191,12 @@ impl Worker {
         }
     }
 
-    async fn reload_homes(&mut self) -> Result<(), WorkerError> {
-        self.homes = crate::store::timeline::homes(self.db.client_ref()).await?;
+    /// The version first: should a home be moved between the two, the fence refuses what is derived from the newer homes, and it is
+    /// looked again. The other way round it would let pass what was derived from homes of before the move.
+    pub(super) async fn reload_homes(&mut self) -> Result<(), WorkerError> {
         let versions: BTreeMap<TopicPartition, i64> =
             self.db.leases().await?.into_iter().map(|(lease, _)| (lease.partition.clone(), lease.homes)).collect();
+        self.homes = home::homes(self.db.client_ref()).await?;
         for (partition, stream) in &mut self.streams {
             if let Some(homes) = versions.get(partition) {
                 stream.lease.homes = *homes;
@@ -215,18 +219,20 @@ impl Worker {
             *version = latest;
             let mut requests = Vec::new();
             for (server, span) in touched_servers(history, &changes) {
-                let Some(home) = homes.get(&server).or_else(|| commit.claims.get(&server).map(|c| &c.0)) else {
-                    continue;
-                };
-                let to = due_until.get(home).map(|until| span.to.min(*until));
-                let Some(to) = to.filter(|to| span.from < *to) else { continue };
-                requests.push(Request {
-                    partition: home.clone(),
-                    scope: Scope::Server(server),
-                    from: span.from.max(0),
-                    to,
-                    cause: "lifecycle event during a commit".to_owned(),
-                });
+                let claimed = commit.claims.get(&server).map(|(home, _)| (span, home));
+                for (at_home, home) in homes.spans(&server).chain(claimed) {
+                    let Some(until) = due_until.get(home) else { continue };
+                    let due = Span { from: span.from.max(at_home.from), to: span.to.min(at_home.to).min(*until) };
+                    if due.from < due.to {
+                        requests.push(Request {
+                            partition: home.clone(),
+                            scope: Scope::Server(server.clone()),
+                            from: due.from.max(0),
+                            to: due.to,
+                            cause: "lifecycle event during a commit".to_owned(),
+                        });
+                    }
+                }
             }
             Judgement { touches: !requests.is_empty(), requests }
         };
@@ -413,7 +419,7 @@ impl Worker {
             }
         }
         for (server, (home, _)) in &prepared.claims {
-            self.homes.insert(server.clone(), home.clone());
+            self.homes.add(server, 0, home.clone());
         }
         if prepared.kind == CommitKind::Live {
             let positions: Vec<(TopicPartition, i64)> =

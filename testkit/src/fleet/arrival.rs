@@ -73,6 +73,8 @@ struct Route {
     home: u32,
     away: u32,
     away_during: Span,
+    /// From then on it is another partition for good.
+    moved: Option<(i64, u32)>,
     redelivered: Vec<(Span, i64)>,
     /// Its readings are ahead of time and must stay so: no delay may let time catch up with them.
     is_prompt: bool,
@@ -104,6 +106,13 @@ impl Route {
                 tally.add(Fault::Redelivery);
             }
         }
+        // A stream of its own, so that whether a server moves changes nothing else.
+        let mut moving = Random::new(plan.shuffle_seed, stream + (1 << 32), number as u64);
+        let moved = (partitions > 1 && moving.chance(plan.faults.rate(Fault::MovedServer))).then(|| {
+            tally.add(Fault::MovedServer);
+            let away = 1 + moving.below(u64::from(partitions) - 1) as u32;
+            (moving.between(0, seconds / 2), (home + away) % partitions)
+        });
         Route {
             key: server.name.clone().into_bytes(),
             gpu: server.gpus[0].id.clone(),
@@ -111,9 +120,17 @@ impl Route {
             home,
             away: (home + 1) % partitions,
             away_during,
+            moved,
             redelivered,
             is_prompt,
         }
+    }
+}
+
+impl Route {
+    fn partition(&self, second: i64) -> u32 {
+        let home = self.moved.filter(|(since, _)| *since <= second).map_or(self.home, |(_, to)| to);
+        if self.away_during.holds(second) { self.away } else { home }
     }
 }
 
@@ -140,7 +157,7 @@ impl<'a> Courier<'a> {
 
     fn send(&mut self, route: &mut Route, second: i64, message: Message) {
         let now_us = self.plan.start_us + (second + 1) * SECOND_US;
-        let partition = if route.away_during.holds(second) { route.away } else { route.home };
+        let partition = route.partition(second);
         let at_us = now_us + self.delay_us(route);
         let faults = &self.plan.faults;
         if route.random.chance(faults.rate(Fault::Garbage)) {

@@ -64,6 +64,8 @@ pub enum Fault {
     VeryLate,
     /// Per server: its readings turn up in a second partition for a while.
     SecondPartition,
+    /// Per server: from a second of the plan's first half on, its readings come in a second partition for good.
+    MovedServer,
     /// Per message: one more message, of rubbish or with a time that cannot be.
     Garbage,
     /// Per event: minutes after the telemetry that it governs.
@@ -81,7 +83,7 @@ pub enum Fault {
 use Fault::*;
 
 impl Fault {
-    pub const ALL: [Fault; 33] = [
+    pub const ALL: [Fault; 34] = [
         Gap,
         RecordedGap,
         Outage,
@@ -109,6 +111,7 @@ impl Fault {
         Late,
         VeryLate,
         SecondPartition,
+        MovedServer,
         Garbage,
         LateEvent,
         VeryLateEvent,
@@ -147,6 +150,7 @@ impl Fault {
             Late => 0.001,
             VeryLate => 0.0001,
             SecondPartition => 0.03,
+            MovedServer => 0.02,
             Garbage => 0.0002,
             LateEvent => 0.1,
             VeryLateEvent => 0.03,
@@ -178,6 +182,7 @@ impl Fault {
             Late => 0.01,
             VeryLate => 0.002,
             SecondPartition => 0.25,
+            MovedServer => 0.15,
             Garbage => 0.003,
             LateEvent => 0.2,
             VeryLateEvent => 0.1,

@@ -1,0 +1,155 @@
+//! The transaction of lifecycle events: fenced like a round, with the timeline lock taken exclusively.
+
+use std::collections::BTreeMap;
+
+use hydrometer_rating::history::{Span, Verdict};
+use hydrometer_schemas::lifecycle::{Event, EventKey};
+use hydrometer_schemas::time::Second;
+use hydrometer_schemas::warehouse::Table;
+use tokio_postgres::GenericClient;
+use uuid::Uuid;
+
+use super::commit::{Outcome, classify, fence, insert_commit};
+use super::lease::{Lease, lock_leases, move_leases};
+use super::manifest::{Object, insert_files, insert_objects};
+use super::timeline::{ArrivedEvent, Request};
+use super::{Database, StoreError, doing, timeline};
+use crate::failpoint;
+use crate::protocol::Happened;
+use crate::source::TopicPartition;
+
+/// A commit of lifecycle events from one lifecycle partition.
+#[derive(Debug)]
+pub struct LifecycleCommit {
+    pub attempt: Uuid,
+    pub worker: String,
+    pub before: Lease,
+    pub after: Lease,
+    /// The timeline version that this worker's history has.
+    pub timeline_version: i64,
+    pub events: Vec<ArrivedEvent>,
+    /// The quarantine object of this commit, if any record was set aside, and the hour of its file.
+    pub quarantine: Option<(Object, Second)>,
+}
+
+/// What new events changed.
+pub struct LifecycleChanges {
+    pub verdicts: BTreeMap<EventKey, Verdict>,
+    /// Servers whose timeline or prices changed, from which second to which.
+    pub servers: BTreeMap<String, Span>,
+}
+
+impl Database {
+    /// Commits lifecycle events of one lifecycle partition: takes the timeline lock exclusively (and so waits for rating commits in
+    /// flight), records the events, and then leaves requests for what they touch behind a frontier.
+    ///
+    /// `apply` folds the new events (given all that came before them) and says what they touch.
+    pub async fn commit_lifecycle(
+        &mut self,
+        commit: &LifecycleCommit,
+        mut apply: impl FnMut(i64, Vec<Event>, i64, Vec<Event>) -> LifecycleChanges,
+    ) -> Result<Outcome, StoreError> {
+        failpoint::pass("commit.lifecycle.before");
+        let tx = match self.client().transaction().await.map_err(doing("beginning a lifecycle commit")) {
+            Ok(tx) => tx,
+            Err(error) => return classify(error),
+        };
+        match inside_lifecycle(&tx, commit, &mut apply).await {
+            Ok(Happened::Committed) => {}
+            Ok(other) => {
+                let _ = tx.rollback().await;
+                return Ok((other, None));
+            }
+            Err(error) => {
+                let _ = tx.rollback().await;
+                return classify(error);
+            }
+        }
+        failpoint::pass("commit.lifecycle.inside");
+        let committed = failpoint::pass_after_sending("commit.lifecycle.sent", tx.commit()).await;
+        match committed.map_err(doing("committing lifecycle events")) {
+            Ok(()) => {
+                failpoint::pass("commit.lifecycle.after");
+                Ok((Happened::Committed, None))
+            }
+            Err(error) if error.is_disconnect() => Ok((Happened::ReplyLost, Some(error))),
+            Err(error) => classify(error),
+        }
+    }
+}
+
+async fn inside_lifecycle(
+    tx: &tokio_postgres::Transaction<'_>,
+    commit: &LifecycleCommit,
+    apply: &mut impl FnMut(i64, Vec<Event>, i64, Vec<Event>) -> LifecycleChanges,
+) -> Result<Happened, StoreError> {
+    let partition = std::slice::from_ref(&commit.before.partition);
+    let before = std::slice::from_ref(&commit.before);
+    if let Some(refusal) = fence(before, &lock_leases(tx, partition).await?) {
+        return Ok(refusal);
+    }
+    if move_leases(tx, before, std::slice::from_ref(&commit.after), commit.attempt).await? != 1 {
+        return Ok(Happened::FenceLost);
+    }
+    insert_commit(tx, commit.attempt, "lifecycle", &commit.worker, before, std::slice::from_ref(&commit.after)).await?;
+    failpoint::pass("commit.lifecycle.fenced");
+    if !commit.events.is_empty() {
+        timeline::lock(tx, true).await?;
+        failpoint::pass("commit.lifecycle.locked");
+        let (version_before, missed) = timeline::events_since(tx, commit.timeline_version).await?;
+        let (version, new) = timeline::insert_events(tx, &commit.events, commit.attempt).await?;
+        let changes = apply(version_before, missed, version, new);
+        timeline::write_verdicts(tx, &changes.verdicts).await?;
+        failpoint::pass("commit.lifecycle.recorded");
+        // A statement of its own, after the lock: it sees the frontiers of every rating commit that came before.
+        let requests = requests_behind_frontiers(tx, &changes.servers).await?;
+        timeline::insert_requests(tx, &requests, commit.attempt).await?;
+        failpoint::pass("commit.lifecycle.asked");
+    }
+    if let Some((object, hour)) = &commit.quarantine {
+        insert_objects(tx, std::slice::from_ref(object), commit.attempt).await?;
+        // Named by its first offset, since a lifecycle partition has no frontier that would freeze an hour.
+        let revision = i32::try_from(commit.after.round).unwrap_or(i32::MAX);
+        insert_files(
+            tx,
+            &commit.before,
+            &[(Table::Quarantine, *hour, revision, vec![object.name.clone()])],
+            commit.attempt,
+        )
+        .await?;
+    }
+    Ok(Happened::Committed)
+}
+
+/// What changed behind the frontier of its server's home at that time is asked for again; ahead of it the live rating will see it.
+/// A server without a home has nothing rated; whoever claims it asks.
+async fn requests_behind_frontiers(
+    client: &impl GenericClient,
+    servers: &BTreeMap<String, Span>,
+) -> Result<Vec<Request>, StoreError> {
+    let names: Vec<&str> = servers.keys().map(String::as_str).collect();
+    let from: Vec<i64> = servers.values().map(|span| span.from.max(0)).collect();
+    let to: Vec<i64> = servers.values().map(|span| span.to.max(0)).collect();
+    let rows = client
+        .query(
+            "SELECT k.s, greatest(k.f, h.since_s), h.topic, h.partition, least(k.t, h.until_s, l.frontier_s) \
+             FROM unnest($1::text[], $2::bigint[], $3::bigint[]) AS k (s, f, t) \
+             JOIN (SELECT server, since_s, topic, partition, lead(since_s) OVER (PARTITION BY server ORDER BY since_s) AS until_s \
+                   FROM hydrometer.home WHERE server = ANY ($1)) AS h ON h.server = k.s \
+             JOIN hydrometer.partition_lease AS l ON l.topic = h.topic AND l.partition = h.partition \
+             WHERE greatest(k.f, h.since_s) < least(k.t, h.until_s, l.frontier_s) ORDER BY k.s, h.since_s",
+            &[&names, &from, &to],
+        )
+        .await
+        .map_err(doing("comparing events with the frontiers"))?;
+    Ok(rows
+        .iter()
+        .map(|row| Request {
+            partition: TopicPartition { topic: row.get::<_, &str>(2).into(), partition: row.get(3) },
+            scope: timeline::Scope::Server(row.get(0)),
+            from: row.get(1),
+            to: row.get(4),
+            cause: "lifecycle event behind the frontier".to_owned(),
+        })
+        .collect())
+}
