@@ -175,12 +175,12 @@ async fn a_file_is_published_and_its_objects_retired_at_once() {
         .unwrap();
     let (warehouse, partitions) = (deployment.warehouse(), partitions(&owner).await);
     let mut db = deployment.database().await;
-    let broken_off = publish_owed(&mut db, &warehouse, &partitions).await.unwrap_err().to_string();
+    let broken_off = publish_owed(&db, &warehouse, &partitions).await.unwrap_err().to_string();
     assert!(broken_off.contains("broken off"), "{broken_off}");
     let published = query(&deployment, "SELECT count(*) FROM hydrometer.file WHERE published_at IS NOT NULL").await;
     assert_eq!(published, 0, "files whose objects still count");
     owner.client_ref().batch_execute("DROP TRIGGER refuse ON hydrometer.object").await.unwrap();
-    publish_owed(&mut db, &warehouse, &partitions).await.unwrap();
+    publish_owed(&db, &warehouse, &partitions).await.unwrap();
     common::assert_proven(&deployment, &outcome, "after a publication that was broken off").await;
 }
 
@@ -269,10 +269,8 @@ async fn assert_published_alike(deployment: &Deployment, warehouse: &Warehouse) 
     }
     let partitions = partitions(&owner).await;
     // Two that believe at once that it is theirs to publish, as after a rebalance.
-    let (one, other) = tokio::join!(
-        publish_owed(&mut first, warehouse, &partitions),
-        publish_owed(&mut second, warehouse, &partitions)
-    );
+    let (one, other) =
+        tokio::join!(publish_owed(&first, warehouse, &partitions), publish_owed(&second, warehouse, &partitions));
     let (one, other) = (one.unwrap(), other.unwrap());
     assert!(one.max(other) == before.len(), "{one} and {other} of {}", before.len());
 

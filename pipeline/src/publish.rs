@@ -4,11 +4,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt};
 use hydrometer_schemas::time::{SECONDS_PER_HOUR, SECONDS_PER_MINUTE};
 use hydrometer_schemas::warehouse::Table;
-use hydrometer_sinks::rated::{RatedRow, fill_amounts};
+use hydrometer_sinks::rated::{RatedRow, StepRow, fill_amounts};
 use hydrometer_sinks::usage::{UsageKey, UsageRow, merged};
-use hydrometer_sinks::{Warehouse, parquet, quarantine, rated, usage};
+use hydrometer_sinks::{SinkError, Warehouse, parquet, quarantine, rated, usage};
 
 use crate::failpoint;
 use crate::source::TopicPartition;
@@ -16,33 +18,39 @@ use crate::store::Database;
 use crate::store::manifest::{self, File, Object, ObjectKind};
 use crate::worker::WorkerError;
 
+/// How many files are made at once; each holds the rows of its hour in memory.
+const AT_ONCE: usize = 2;
+
 /// Publishes every file that these partitions owe; returns how many.
 pub async fn publish_owed(
-    db: &mut Database,
+    db: &Database,
     warehouse: &Warehouse,
     partitions: &[TopicPartition],
 ) -> Result<usize, WorkerError> {
     let owed = manifest::owed_files(db.client_ref(), partitions).await?;
-    for file in &owed {
-        let kind = kind_of(file);
-        failpoint::pass(format_args!("publish.{kind}.before"));
-        let objects = manifest::objects_of(db.client_ref(), &file.name).await?;
-        let (bytes, rows) = match content(db, warehouse, file, &objects).await {
-            Ok(content) => content,
-            // Whoever has published it meanwhile has retired its objects, and they may be swept: then nothing is owed any more.
-            Err(_) if manifest::is_published(db.client_ref(), &file.name).await? => continue,
-            Err(error) => return Err(error),
-        };
-        failpoint::pass(format_args!("publish.{kind}.made"));
-        let published = warehouse
-            .publish_noting(&file.name, bytes, || failpoint::pass(format_args!("publish.{kind}.staged")))
-            .await?;
-        failpoint::pass(format_args!("publish.{kind}.written"));
-        let size = i64::try_from(published.bytes).unwrap_or(i64::MAX);
-        manifest::mark_published(db.client_ref(), &file.name, rows as i64, size, &published.sha256).await?;
-        failpoint::pass(format_args!("publish.{kind}.after"));
-    }
+    let publishing = owed.iter().map(|file| publish_file(db, warehouse, file));
+    futures::stream::iter(publishing).buffered(AT_ONCE).try_collect::<Vec<()>>().await?;
     Ok(owed.len())
+}
+
+async fn publish_file(db: &Database, warehouse: &Warehouse, file: &File) -> Result<(), WorkerError> {
+    let kind = kind_of(file);
+    failpoint::pass(format_args!("publish.{kind}.before"));
+    let objects = manifest::objects_of(db.client_ref(), &file.name).await?;
+    let (bytes, rows) = match content(db, warehouse, file, &objects).await {
+        Ok(content) => content,
+        // Whoever has published it meanwhile has retired its objects, and they may be swept: then nothing is owed any more.
+        Err(_) if manifest::is_published(db.client_ref(), &file.name).await? => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    failpoint::pass(format_args!("publish.{kind}.made"));
+    let staged = || failpoint::pass(format_args!("publish.{kind}.staged"));
+    let published = warehouse.publish_noting(&file.name, bytes, staged).await?;
+    failpoint::pass(format_args!("publish.{kind}.written"));
+    let size = i64::try_from(published.bytes).unwrap_or(i64::MAX);
+    manifest::mark_published(db.client_ref(), &file.name, rows as i64, size, &published.sha256).await?;
+    failpoint::pass(format_args!("publish.{kind}.after"));
+    Ok(())
 }
 
 /// The kind of commit that owes a file: an hour that was frozen, a revision, or quarantine of a lifecycle partition, which has no
@@ -61,27 +69,48 @@ async fn content(
     warehouse: &Warehouse,
     file: &File,
     objects: &[Object],
-) -> Result<(bytes::Bytes, usize), WorkerError> {
+) -> Result<(Bytes, usize), WorkerError> {
+    let mut parts = Vec::new();
+    for object in objects {
+        let bytes = warehouse.read_checked(&object.name, &object.sha256).await?;
+        let steps = match file.table {
+            Table::Rated => manifest::steps_of(db.client_ref(), &object.name).await?,
+            Table::Usage | Table::Quarantine => Vec::new(),
+        };
+        parts.push(Part { name: object.name.clone(), bytes, steps });
+    }
+    let file = file.clone();
+    tokio::task::spawn_blocking(move || merge(&file, parts)).await?
+}
+
+/// A staged object as it was read, with the steps that price its records.
+struct Part {
+    name: String,
+    bytes: Bytes,
+    steps: Vec<StepRow>,
+}
+
+fn merge(file: &File, parts: Vec<Part>) -> Result<(Bytes, usize), WorkerError> {
     let batch = match file.table {
         Table::Usage => {
             let mut rows = Vec::new();
-            for object in objects {
-                rows.extend(usage_rows(warehouse, object).await?.into_iter().filter(|row| in_hour(row, file.hour)));
+            for part in parts {
+                rows.extend(decode_usage(&part.name, part.bytes)?.into_iter().filter(|row| in_hour(row, file.hour)));
             }
             usage::to_batch(merged(rows).values())?
         }
         Table::Rated => {
             let mut rows = Vec::new();
-            for object in objects {
-                rows.extend(rated_rows(db, warehouse, object).await?);
+            for part in parts {
+                rows.extend(fill_amounts(decode_rated(&part.name, part.bytes)?, &part.steps)?);
             }
             rows.sort_by_cached_key(RatedRow::sort_key);
             rated::to_batch(&rows)?
         }
         Table::Quarantine => {
             let mut rows = Vec::new();
-            for object in objects {
-                rows.extend(quarantine_rows(warehouse, object).await?);
+            for part in parts {
+                rows.extend(decode_quarantine(&part.name, part.bytes)?);
             }
             rows.sort();
             quarantine::to_batch(&rows)?
@@ -89,6 +118,30 @@ async fn content(
     };
     let bytes = parquet::encode(&file.name, file.table.schema(), &batch, file.epoch)?;
     Ok((bytes, batch.num_rows()))
+}
+
+fn decode_usage(name: &str, bytes: Bytes) -> Result<Vec<UsageRow>, SinkError> {
+    let batches = parquet::decode(name, bytes)?;
+    batches.iter().try_fold(Vec::new(), |mut rows, batch| {
+        rows.extend(usage::from_batch(batch)?);
+        Ok(rows)
+    })
+}
+
+fn decode_rated(name: &str, bytes: Bytes) -> Result<Vec<RatedRow>, SinkError> {
+    let batches = parquet::decode(name, bytes)?;
+    batches.iter().try_fold(Vec::new(), |mut rows, batch| {
+        rows.extend(rated::from_batch(batch)?);
+        Ok(rows)
+    })
+}
+
+fn decode_quarantine(name: &str, bytes: Bytes) -> Result<Vec<quarantine::QuarantineRow>, SinkError> {
+    let batches = parquet::decode(name, bytes)?;
+    batches.iter().try_fold(Vec::new(), |mut rows, batch| {
+        rows.extend(quarantine::from_batch(batch)?);
+        Ok(rows)
+    })
 }
 
 fn in_hour(row: &UsageRow, hour: i64) -> bool {
@@ -99,22 +152,14 @@ fn in_hour(row: &UsageRow, hour: i64) -> bool {
 /// A staged object's usage rows.
 pub async fn usage_rows(warehouse: &Warehouse, object: &Object) -> Result<Vec<UsageRow>, WorkerError> {
     let bytes = warehouse.read_checked(&object.name, &object.sha256).await?;
-    let mut rows = Vec::new();
-    for batch in parquet::decode(&object.name, bytes)? {
-        rows.extend(usage::from_batch(&batch)?);
-    }
-    Ok(rows)
+    Ok(decode_usage(&object.name, bytes)?)
 }
 
 /// A staged object's rated rows, with their amounts.
 pub async fn rated_rows(db: &Database, warehouse: &Warehouse, object: &Object) -> Result<Vec<RatedRow>, WorkerError> {
     let bytes = warehouse.read_checked(&object.name, &object.sha256).await?;
-    let mut rows = Vec::new();
-    for batch in parquet::decode(&object.name, bytes)? {
-        rows.extend(rated::from_batch(&batch)?);
-    }
     let steps = manifest::steps_of(db.client_ref(), &object.name).await?;
-    Ok(fill_amounts(rows, &steps)?)
+    Ok(fill_amounts(decode_rated(&object.name, bytes)?, &steps)?)
 }
 
 pub async fn quarantine_rows(
@@ -122,11 +167,7 @@ pub async fn quarantine_rows(
     object: &Object,
 ) -> Result<Vec<quarantine::QuarantineRow>, WorkerError> {
     let bytes = warehouse.read_checked(&object.name, &object.sha256).await?;
-    let mut rows = Vec::new();
-    for batch in parquet::decode(&object.name, bytes)? {
-        rows.extend(quarantine::from_batch(&batch)?);
-    }
-    Ok(rows)
+    Ok(decode_quarantine(&object.name, bytes)?)
 }
 
 /// What the published files of an hour say: metered minutes, merged over all revisions.
@@ -140,9 +181,7 @@ pub async fn published_usage(
     for file in manifest::files_of_hour(db.client_ref(), Table::Usage, partition, hour).await? {
         let Some(sha256) = &file.sha256 else { continue };
         let bytes = warehouse.read_checked(&file.name, sha256).await?;
-        for batch in parquet::decode(&file.name, bytes)? {
-            rows.extend(usage::from_batch(&batch)?);
-        }
+        rows.extend(decode_usage(&file.name, bytes)?);
     }
     Ok(merged(rows))
 }
@@ -158,9 +197,7 @@ pub async fn published_rated(
     for file in manifest::files_of_hour(db.client_ref(), Table::Rated, partition, hour).await? {
         let Some(sha256) = &file.sha256 else { continue };
         let bytes = warehouse.read_checked(&file.name, sha256).await?;
-        for batch in parquet::decode(&file.name, bytes)? {
-            rows.extend(rated::from_batch(&batch)?);
-        }
+        rows.extend(decode_rated(&file.name, bytes)?);
     }
     Ok(rows)
 }

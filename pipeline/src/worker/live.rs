@@ -1,6 +1,7 @@
 //! The live round: what has closed, and every window that the frontiers pass.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use hydrometer_rating::history::{ServerTimeline, Span};
 use hydrometer_schemas::time::{SECONDS_PER_MINUTE, Second, hour_floor};
@@ -102,7 +103,7 @@ impl Worker {
         self.ask_for_claimed(&mut prepared);
         for (index, stream) in self.streams.values().enumerate() {
             let share = self.share(index, stream, &mut prepared);
-            prepared.shares.push(share);
+            prepared.shares.push(Arc::new(share));
         }
         Ok(prepared)
     }

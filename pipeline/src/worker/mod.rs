@@ -5,6 +5,7 @@ mod lifecycle;
 mod live;
 mod revision;
 mod round;
+mod stage;
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -42,6 +43,8 @@ pub enum WorkerError {
     Source(#[from] SourceError),
     #[error("an aggregate failed: {0}")]
     Aggregate(#[from] DataFusionError),
+    #[error("a task that was to encode or publish did not finish: {0}. Nothing is lost: restart the worker")]
+    Unfinished(#[from] tokio::task::JoinError),
     #[error(
         "another worker has taken over {partitions}. This one has stopped; what it had not committed is read again by the other. \
          Hint: restart it to join the group again"
@@ -418,7 +421,7 @@ impl Worker {
     /// Publishes what these partitions owe. What a trouble interrupts stays owed and is taken up by the next work.
     async fn publish(&mut self, partitions: &[TopicPartition]) -> Result<(), WorkerError> {
         self.owing = true;
-        self.summary.files += publish_owed(&mut self.db, &self.warehouse, partitions).await? as u64;
+        self.summary.files += publish_owed(&self.db, &self.warehouse, partitions).await? as u64;
         self.owing = false;
         Ok(())
     }

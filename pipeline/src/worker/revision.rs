@@ -1,5 +1,7 @@
 //! Rounds of revisions: the derivable requests of a partition, in bounded steps, through the same protocol.
 
+use std::sync::Arc;
+
 use hydrometer_rating::history::Span;
 use hydrometer_schemas::time::Second;
 
@@ -86,7 +88,7 @@ impl Worker {
             before: vec![before],
             after: vec![after],
             timeline_version: self.history_version,
-            shares: vec![Share { usage: revision.usage, derived: revision.derived, ..Share::default() }],
+            shares: vec![Arc::new(Share { usage: revision.usage, derived: revision.derived, ..Share::default() })],
             claims: Default::default(),
             requests: if last { plan.handed_on.clone() } else { Vec::new() },
             object_requests: Vec::new(),

@@ -1,28 +1,25 @@
 //! One round through the commit protocol, for live rating and for revisions alike: the protocol decides, this does.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hydrometer_rating::history::Span;
-use hydrometer_schemas::time::{SECONDS_PER_MINUTE, Second};
-use hydrometer_schemas::warehouse::Table;
-use hydrometer_sinks::parquet;
-use hydrometer_sinks::quarantine::{self, QuarantineRow};
-use hydrometer_sinks::rated::{self, RatedRow};
-use hydrometer_sinks::usage::{self, UsageRow};
+use hydrometer_schemas::time::Second;
+use hydrometer_sinks::quarantine::QuarantineRow;
+use hydrometer_sinks::usage::UsageRow;
 use uuid::Uuid;
 
+use super::stage::{Encoded, StagedObject, Staging};
 use super::{Worker, WorkerError, explain, fresh};
-use crate::derive::{Derived, added, touched_servers};
+use crate::derive::{Derived, touched_servers};
 use crate::failpoint;
 use crate::protocol::{Happened, Round, Step, TimelineRule};
-use crate::publish::StagedName;
 use crate::source::TopicPartition;
 use crate::store::commit::{CommitKind, Judgement, RevisedWindow, RoundCommit};
 use crate::store::home;
 use crate::store::lease::{Lease, Settled};
-use crate::store::manifest::{Object, ObjectKind};
-use crate::store::rating::ObjectQuantities;
+use crate::store::manifest::ObjectKind;
 use crate::store::timeline::{Request, Scope};
 
 /// What one partition brings to a round.
@@ -42,7 +39,7 @@ pub(super) struct Prepared {
     pub before: Vec<Lease>,
     pub after: Vec<Lease>,
     pub timeline_version: i64,
-    pub shares: Vec<Share>,
+    pub shares: Vec<Arc<Share>>,
     pub claims: BTreeMap<String, (TopicPartition, &'static str)>,
     pub requests: Vec<Request>,
     /// Requests about late and away objects, whose names are only known once they are staged: (share, kind, for whom, from, to).
@@ -264,141 +261,38 @@ impl Worker {
             mended: prepared.mended.clone(),
             files: Vec::new(),
         };
-        for (index, (share, lease)) in prepared.shares.iter().zip(&prepared.before).enumerate() {
-            self.stage_share(&mut commit, index, share, lease, prepared).await?;
+        // Partitions side by side: encoding takes time, and so does every write that has to be durable.
+        let shares = prepared.shares.iter().zip(&prepared.before).zip(&prepared.after);
+        let staging = shares.map(|((share, lease), after)| {
+            let staging = Staging { attempt, kind: prepared.kind, lease: lease.clone(), revision: after.revision };
+            self.stage_share(staging, share.clone())
+        });
+        let staged = futures::future::try_join_all(staging).await?;
+        for (index, objects) in staged.into_iter().enumerate() {
+            for (object, added) in objects {
+                commit.take(index, object, added, prepared);
+            }
+        }
+        for share in &prepared.shares {
+            commit.parties.extend(share.derived.parties.clone());
+            commit.unrated.extend(share.derived.unrated.clone());
         }
         failpoint::pass(format_args!("stage.{}.after", prepared.kind.name()));
         Ok(commit)
     }
 
-    async fn stage_share(
-        &self,
-        commit: &mut RoundCommit,
-        index: usize,
-        share: &Share,
-        lease: &Lease,
-        prepared: &Prepared,
-    ) -> Result<(), WorkerError> {
-        let revision = prepared.after.get(index).map_or(0, |after| after.revision);
-        let mut of_revision: Vec<(Table, Second, String)> = Vec::new();
-        for (hour, rows) in &share.usage {
-            let rows: Vec<UsageRow> = match prepared.kind {
-                CommitKind::Live => rows.clone(),
-                CommitKind::Revision => rows.iter().map(|r| UsageRow { revision, ..r.clone() }).collect(),
-            };
-            let object = self.stage_usage(commit, lease, ObjectKind::Usage, Some(*hour), &rows).await?;
-            of_revision.push((Table::Usage, *hour, object.name.clone()));
-            commit.objects.push(object);
-        }
-        for (kind, rows) in [(ObjectKind::Late, &share.late), (ObjectKind::Away, &share.away)] {
-            if rows.is_empty() {
-                continue;
-            }
-            let object = self.stage_usage(commit, lease, kind, None, rows).await?;
-            for (_, _, home, from, to) in prepared.object_requests.iter().filter(|r| r.0 == index && r.1 == kind) {
-                commit.requests.push(Request {
-                    partition: home.clone(),
-                    scope: Scope::Object(object.name.clone()),
-                    from: *from,
-                    to: *to,
-                    cause: format!("{} readings", kind.name()),
-                });
-            }
-            commit.objects.push(object);
-        }
-        if !share.quarantine.is_empty() {
-            commit.objects.push(self.stage_quarantined(commit, lease, &share.quarantine).await?);
-        }
-        for (hour, rows) in &share.derived.rows {
-            let mut rows = rows.clone();
-            for row in &mut rows {
-                row.commit = commit.attempt.to_string();
-            }
-            rows.sort_by_cached_key(RatedRow::sort_key);
-            let object = self.stage_rated(commit, lease, *hour, &rows).await?;
-            commit.quantities.push(ObjectQuantities { object: object.name.clone(), added: added(&rows) });
-            of_revision.push((Table::Rated, *hour, object.name.clone()));
-            commit.objects.push(object);
-        }
-        commit.parties.extend(share.derived.parties.clone());
-        commit.unrated.extend(share.derived.unrated.clone());
-        if prepared.kind == CommitKind::Revision {
-            commit.files.extend(
-                of_revision.into_iter().map(|(table, hour, object)| (index, table, hour, revision, vec![object])),
-            );
-        }
-        Ok(())
-    }
-
-    async fn stage_usage(
-        &self,
-        round: &RoundCommit,
-        lease: &Lease,
-        kind: ObjectKind,
-        hour: Option<Second>,
-        rows: &[UsageRow],
-    ) -> Result<Object, WorkerError> {
-        let from = rows.iter().map(|r| r.minute).min().unwrap_or(0) * SECONDS_PER_MINUTE;
-        let to = (rows.iter().map(|r| r.minute).max().unwrap_or(0) + 1) * SECONDS_PER_MINUTE;
-        let batch = usage::to_batch(rows.iter())?;
-        self.stage_batch(round, lease, kind, hour, (from, to), Table::Usage, &batch).await
-    }
-
-    async fn stage_rated(
-        &self,
-        round: &RoundCommit,
-        lease: &Lease,
-        hour: Second,
-        rows: &[RatedRow],
-    ) -> Result<Object, WorkerError> {
-        let from = rows.iter().map(|r| r.window.from).min().unwrap_or(hour);
-        let to = rows.iter().map(|r| r.window.to).max().unwrap_or(hour);
-        let batch = rated::to_batch(rows)?;
-        self.stage_batch(round, lease, ObjectKind::Rated, Some(hour), (from, to), Table::Rated, &batch).await
-    }
-
-    async fn stage_quarantined(
-        &self,
-        round: &RoundCommit,
-        lease: &Lease,
-        rows: &[QuarantineRow],
-    ) -> Result<Object, WorkerError> {
-        let seconds = |t: i64| hydrometer_schemas::time::second_of(t);
-        let from = rows.iter().map(|r| seconds(r.log_time)).min().unwrap_or(0);
-        let to = rows.iter().map(|r| seconds(r.log_time)).max().unwrap_or(0) + 1;
-        let batch = quarantine::to_batch(rows)?;
-        self.stage_batch(round, lease, ObjectKind::Quarantine, None, (from, to), Table::Quarantine, &batch).await
-    }
-
-    #[allow(clippy::too_many_arguments)]
-    async fn stage_batch(
-        &self,
-        round: &RoundCommit,
-        lease: &Lease,
-        kind: ObjectKind,
-        hour: Option<Second>,
-        (from, to): (Second, Second),
-        table: Table,
-        batch: &arrow::array::RecordBatch,
-    ) -> Result<Object, WorkerError> {
-        let name =
-            StagedName { attempt: round.attempt.to_string(), partition: lease.partition.clone(), epoch: lease.epoch }
-                .write(kind, hour);
-        let bytes = parquet::encode(&name, table.schema(), batch, lease.epoch)?;
-        failpoint::pass(format_args!("stage.{}.before", round.kind.name()));
-        let staged = self.warehouse.stage(&name, bytes).await?;
-        failpoint::pass(format_args!("stage.{}.object", round.kind.name()));
-        Ok(Object {
-            name,
-            kind,
-            partition: lease.partition.clone(),
-            hour,
-            from,
-            to,
-            rows: batch.num_rows() as i64,
-            bytes: staged.bytes as i64,
-            sha256: staged.sha256,
-        })
+    async fn stage_share(&self, staging: Staging, share: Arc<Share>) -> Result<Vec<StagedObject>, WorkerError> {
+        let kind = staging.kind.name();
+        let encoded = tokio::task::spawn_blocking(move || staging.encode(&share)).await??;
+        let writes = encoded.into_iter().map(async |Encoded { mut object, bytes, added }| {
+            failpoint::pass(format_args!("stage.{kind}.before"));
+            let staged = self.warehouse.stage(&object.name, bytes).await?;
+            failpoint::pass(format_args!("stage.{kind}.object"));
+            object.bytes = staged.bytes as i64;
+            object.sha256 = staged.sha256;
+            Ok::<_, WorkerError>((object, added))
+        });
+        futures::future::try_join_all(writes).await
     }
 
     /// What a commit means for this worker's own memory.
