@@ -71,7 +71,7 @@ impl Times {
 
     fn tell(&self, prepared: Option<&Prepared>) {
         let Some(prepared) = prepared else { return };
-        let rows = |f: fn(&Share) -> usize| prepared.shares.iter().map(f).sum::<usize>();
+        let rows = |f: fn(&Share) -> usize| prepared.shares.iter().map(|share| f(share)).sum::<usize>();
         tracing::debug!(
             kind = ?prepared.kind,
             minutes = rows(|s| s.usage.values().map(Vec::len).sum()),
