@@ -174,7 +174,7 @@ async fn a_file_is_published_and_its_objects_retired_at_once() {
         .await
         .unwrap();
     let (warehouse, partitions) = (deployment.warehouse(), partitions(&owner).await);
-    let mut db = deployment.database().await;
+    let db = deployment.database().await;
     let broken_off = publish_owed(&db, &warehouse, &partitions).await.unwrap_err().to_string();
     assert!(broken_off.contains("broken off"), "{broken_off}");
     let published = query(&deployment, "SELECT count(*) FROM hydrometer.file WHERE published_at IS NOT NULL").await;
@@ -250,8 +250,8 @@ async fn assert_published_alike(deployment: &Deployment, warehouse: &Warehouse) 
         };
         files.into_iter().map(one).collect()
     };
-    let mut first = deployment.database().await;
-    let mut second = deployment.database().await;
+    let first = deployment.database().await;
+    let second = deployment.database().await;
     let before = published(manifest::all_files(first.client_ref()).await.unwrap());
     let mut bytes = BTreeMap::new();
     for (name, (_, _, sha256)) in &before {
