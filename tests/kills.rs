@@ -28,9 +28,9 @@ const LIVE: [&str; 24] = [
     "commit.live.sent",
     "commit.live.after",
     // With some commits in between.
-    "commit.live.inside:4",
-    "commit.live.sent:4",
-    "commit.live.after:4",
+    "commit.live.inside:2",
+    "commit.live.sent:2",
+    "commit.live.after:2",
     "publish.live.before",
     "publish.live.made",
     "publish.live.staged",
