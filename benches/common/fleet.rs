@@ -13,7 +13,9 @@ pub type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 pub const GPUS_PER_SERVER: u32 = 8;
 pub const PARTITIONS: i32 = 4;
-const CONTRACTS: u32 = 500;
+pub const CONTRACTS: u32 = 500;
+pub const RENTERS: u32 = 200;
+pub const SUPPLIERS: u32 = 20;
 
 /// How a message is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,7 +76,7 @@ impl Fleet {
         for contract in 0..CONTRACTS {
             let kind = EventKind::ContractApplied {
                 contract: format!("contract-{contract:04}"),
-                renter: format!("renter-{:03}", contract % 200),
+                renter: format!("renter-{:03}", contract % RENTERS),
                 currency: "USD".into(),
                 price_per_gpu_hour: format!("{}.{:02}", 1 + contract % 4, contract % 100),
                 supplier_share_percent: "80".into(),
@@ -84,7 +86,7 @@ impl Fleet {
         }
         for number in 0..self.servers {
             let server = server_name(number);
-            let supplier = format!("supplier-{:02}", number % 20);
+            let supplier = format!("supplier-{:02}", number % SUPPLIERS);
             write(before, EventKind::ServerRegistered { server: server.clone(), supplier, slots: GPUS_PER_SERVER })?;
             for slot in 0..GPUS_PER_SERVER {
                 let gpu = gpu_name(number, slot);

@@ -17,7 +17,13 @@ fn main() {
     for (shape, name) in [(Shape::Single, "single_readings_per_s"), (Shape::Batch, "batch_readings_per_s")] {
         let mut messages = Vec::new();
         for second in 0..2 {
-            fleet.messages(second, shape, |_, _, message| Ok(messages.push(message.to_vec()))).unwrap();
+            let mut keep = |message: &[u8]| messages.push(message.to_vec());
+            fleet
+                .messages(second, shape, |_, _, message| {
+                    keep(message);
+                    Ok(())
+                })
+                .unwrap();
         }
         let readings = u64::from(fleet.gpus()) * 2;
         let mut group = criterion.benchmark_group("decode");

@@ -30,11 +30,7 @@ fn main() {
     history.insert(events);
     // The hour that begins with the leases is rated whole.
     let hour = (fleet.start + SECONDS_PER_HOUR - 1).div_euclid(SECONDS_PER_HOUR) * SECONDS_PER_HOUR;
-    let evidence = |_: &str, minute: i64| Masks {
-        present: (1 << 60) - 1,
-        busy: 0x0fff_ffff_ffff_f0ff >> (minute % 5),
-        ..Masks::default()
-    };
+    let evidence = |_: &str, minute: i64| Masks { present: (1 << 60) - 1, busy: 0x0fff_ffff_ffff_f0ff >> (minute % 5) };
 
     let gpu_hours = u64::from(fleet.gpus());
     let mut group = criterion.benchmark_group("rate");

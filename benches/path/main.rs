@@ -2,6 +2,7 @@
 
 #[path = "../common/fleet.rs"]
 mod fleet;
+mod history;
 mod round;
 
 use std::path::{Path, PathBuf};
@@ -14,7 +15,7 @@ use hydrometer_testkit::services::postgres::{Options, PrivatePostgres};
 use round::{Round, Running, Used, cpu_seconds, cpu_seconds_of_family, drain, drain_apart, wait_until};
 
 const APP_ROLE: &str = "hydrometer_app";
-const USAGE: &str = "usage: ./bench path [--rounds N] [--gpus N] [--seconds N] [--only single|batch] [--keep DIR]";
+const USAGE: &str = "usage: ./bench path [--rounds N] [--gpus N] [--seconds N] [--only single|batch]";
 
 struct Args {
     rounds: usize,
@@ -88,6 +89,23 @@ struct Figures {
     broker_cpu: f64,
     database_cpu: f64,
     peak_rss_bytes: u64,
+    growth: Option<Growth>,
+    recovery: Option<Recovery>,
+}
+
+/// The same after a month of history.
+struct Growth {
+    readings_per_s: f64,
+    cpu: f64,
+    startup_cpu_s: f64,
+}
+
+/// What a kill in the middle cost the next worker, until it committed something new.
+struct Recovery {
+    readings: i64,
+    /// Event time of the readings that were read again.
+    event_s: f64,
+    seconds: f64,
 }
 
 impl Bench {
@@ -107,9 +125,15 @@ impl Bench {
             began.elapsed().as_secs_f64(),
             bytes / fleet.readings()
         );
+        // With single readings also growth and recovery are looked at: more messages are harder on both.
+        let grown = match shape {
+            Shape::Single => Some(self.grow(&prepared, &fleet, &telemetry).await?),
+            Shape::Batch => None,
+        };
         drain_apart(&self.kafka.bootstrap(), &telemetry)?;
         let mut drains = Vec::new();
         let mut measured = Vec::new();
+        let mut after_history = Vec::new();
         for number in 1..=rounds {
             let drained = drain_apart(&self.kafka.bootstrap(), &telemetry)?;
             let round = self.round(&prepared, &fleet, &telemetry, &lifecycle).await?;
@@ -128,7 +152,15 @@ impl Bench {
             );
             drains.push(drained);
             measured.push(round);
+            // Beside each other, so that whatever else the machine does meets both.
+            if let Some(grown) = &grown {
+                after_history.push(self.round(grown, &fleet, &telemetry, &lifecycle).await?);
+            }
         }
+        let recovery = match shape {
+            Shape::Single => Some(self.recovery(&prepared, &fleet, &telemetry, &lifecycle).await?),
+            Shape::Batch => None,
+        };
         let million = fleet.readings() as f64 / 1e6;
         let of = |f: &dyn Fn(&Round) -> f64| median(measured.iter().map(f).collect());
         let of_drain = |f: &dyn Fn(&Used) -> f64| median(drains.iter().map(f).collect());
@@ -141,7 +173,67 @@ impl Bench {
             broker_cpu: of(&|r| r.broker_cpu_s / million),
             database_cpu: of(&|r| r.database_cpu_s / million),
             peak_rss_bytes: measured.iter().map(|r| r.peak_rss_bytes).max().unwrap_or(0),
+            growth: (!after_history.is_empty()).then(|| Growth {
+                readings_per_s: median(after_history.iter().map(|r| million * 1e6 / r.used.wall_s).collect()),
+                cpu: median(after_history.iter().map(|r| r.used.cpu_s / million).collect()),
+                startup_cpu_s: median(after_history.iter().map(|r| r.startup_cpu_s).collect()),
+            }),
+            recovery,
         })
+    }
+
+    /// A copy of a prepared database with a month of history in it.
+    async fn grow(&self, prepared: &str, fleet: &Fleet, telemetry: &str) -> Result<String, Failure> {
+        let grown = format!("{prepared}_grown");
+        self.sql("postgres", &format!("CREATE DATABASE {grown} TEMPLATE {prepared}")).await?;
+        let mut owner = Database::connect(&self.postgres.connection_string(&grown, "postgres")).await?;
+        history::fill(&mut owner, fleet, telemetry).await?;
+        Ok(grown)
+    }
+
+    /// Kills a worker in the middle, and lets another one go on.
+    async fn recovery(
+        &mut self,
+        prepared: &str,
+        fleet: &Fleet,
+        telemetry: &str,
+        lifecycle: &str,
+    ) -> Result<Recovery, Failure> {
+        self.numbered += 1;
+        let database = format!("round_{}", self.numbered);
+        self.sql("postgres", &format!("CREATE DATABASE {database} TEMPLATE {prepared}")).await?;
+        let db = Database::connect(&self.postgres.connection_string(&database, "postgres")).await?;
+        let config = self.config(&database, telemetry, lifecycle)?;
+        let lease = format!("FROM hydrometer.partition_lease WHERE topic = '{telemetry}'");
+        let mut worker = Running::start(&config, self.dir.join(format!("{database}.log")))?;
+        let records = self.records(telemetry)?;
+        let middle = format!("SELECT sum(next) >= {records} * 6 / 10 {lease}");
+        wait_until(&db, &mut worker, "the middle was committed", &middle).await?;
+        worker.kill()?;
+        let position = format!("SELECT sum(next)::bigint, sum(next - replay_from)::bigint, sum(epoch)::bigint {lease}");
+        let row = db.client_ref().query_one(&position, &[]).await?;
+        let (next, again, epochs): (i64, i64, i64) = (row.get(0), row.get(1), row.get(2));
+
+        let mut worker = Running::start(&config, self.dir.join(format!("{database}-again.log")))?;
+        let assigned = format!("SELECT sum(epoch) > {epochs} {lease}");
+        wait_until(&db, &mut worker, "the partitions were assigned again", &assigned).await?;
+        let began = Instant::now();
+        let beyond = format!("SELECT sum(next) > {next} {lease}");
+        wait_until(&db, &mut worker, "the worker went on", &beyond).await?;
+        let seconds = began.elapsed().as_secs_f64();
+        wait_until(&db, &mut worker, "everything was committed and published", &self.through(telemetry)?).await?;
+        worker.end()?;
+        check(&db, fleet).await?;
+        Ok(Recovery { readings: again, event_s: again as f64 / f64::from(fleet.gpus()), seconds })
+    }
+
+    /// Whether everything is committed and published, in SQL.
+    fn through(&self, telemetry: &str) -> Result<String, Failure> {
+        let records = self.records(telemetry)?;
+        Ok(format!(
+            "SELECT (SELECT sum(next) FROM hydrometer.partition_lease WHERE topic = '{telemetry}') >= {records} \
+             AND NOT EXISTS (SELECT FROM hydrometer.file WHERE published_at IS NULL)"
+        ))
     }
 
     /// A database with the fleet's lifecycle in it; every round works on a copy.
@@ -190,11 +282,7 @@ impl Bench {
         let broker = self.kafka.pid().map_or(0.0, cpu_seconds);
         let database_before = self.postgres.pid().map_or(0.0, cpu_seconds_of_family);
 
-        let records = self.records(telemetry)?;
-        let through = format!(
-            "SELECT (SELECT sum(next) {lease}) >= {records} AND NOT EXISTS (SELECT FROM hydrometer.file WHERE published_at IS NULL)"
-        );
-        wait_until(&db, &mut worker, "everything was committed and published", &through).await?;
+        wait_until(&db, &mut worker, "everything was committed and published", &self.through(telemetry)?).await?;
         let round = Round {
             used: Used { wall_s: began.elapsed().as_secs_f64(), cpu_s: cpu_seconds(worker.pid()) - startup_cpu_s },
             startup_cpu_s,
@@ -252,10 +340,11 @@ async fn check(db: &Database, fleet: &Fleet) -> Result<(), Failure> {
         .query_one(
             "SELECT coalesce(sum(billed_s), 0)::bigint, coalesce(sum(renter_amount), 0)::text, \
                     (SELECT coalesce(sum(amount), 0)::text FROM ledger.transfer AS t JOIN ledger.account AS a ON a.id = t.debit_account \
-                     WHERE a.purpose = 'unbilled'), \
+                     JOIN ledger.transaction AS x ON x.id = t.transaction \
+                     WHERE a.purpose = 'unbilled' AND x.effective_at > to_timestamp($1)), \
                     (SELECT count(*) FROM hydrometer.file WHERE tbl = 'quarantine') \
              FROM hydrometer.rating_cell",
-            &[],
+            &[&(fleet.start as f64)],
         )
         .await?;
     let (billed, charged, posted): (i64, String, String) = (row.get(0), row.get(1), row.get(2));
@@ -314,5 +403,24 @@ fn report(results: &[Figures]) {
         peak = peak.max(f.peak_rss_bytes);
     }
     json.insert("peak_rss_bytes".into(), peak.into());
+    for f in results {
+        if let Some(growth) = &f.growth {
+            println!(
+                "growth: after {} days of history {:.0} readings/s at {:.2} CPU s/M, {:+.1} % of an empty start's speed, {:+.1} % of its CPU; start-up {:.1} CPU s",
+                history::DAYS,
+                growth.readings_per_s,
+                growth.cpu,
+                (growth.readings_per_s / f.readings_per_s - 1.0) * 100.0,
+                (growth.cpu / f.cpu - 1.0) * 100.0,
+                growth.startup_cpu_s
+            );
+        }
+        if let Some(recovery) = &f.recovery {
+            println!(
+                "recovery: after kill -9 {} readings were read again, {:.0} s of event time (at most the open minute and the lateness: 180 s), in {:.1} s",
+                recovery.readings, recovery.event_s, recovery.seconds
+            );
+        }
+    }
     println!("{}", serde_json::Value::from(json));
 }

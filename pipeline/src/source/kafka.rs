@@ -393,7 +393,7 @@ impl Reader {
             }
             // Looking at the clock costs as much as taking a message.
             polls = polls.wrapping_add(1);
-            if !idle && polls % 256 != 0 {
+            if !idle && !polls.is_multiple_of(256) {
                 continue;
             }
             if idle || last_flush.elapsed() > FLUSH_INTERVAL {
