@@ -185,7 +185,7 @@ impl Bench {
     /// A copy of a prepared database with a month of history in it.
     async fn grow(&self, prepared: &str, fleet: &Fleet, telemetry: &str) -> Result<String, Failure> {
         let grown = format!("{prepared}_grown");
-        self.sql("postgres", &format!("CREATE DATABASE {grown} TEMPLATE {prepared}")).await?;
+        self.sql("postgres", &format!("CREATE DATABASE {grown} TEMPLATE {prepared} STRATEGY FILE_COPY")).await?;
         let mut owner = Database::connect(&self.postgres.connection_string(&grown, "postgres")).await?;
         history::fill(&mut owner, fleet, telemetry).await?;
         Ok(grown)
@@ -201,7 +201,7 @@ impl Bench {
     ) -> Result<Recovery, Failure> {
         self.numbered += 1;
         let database = format!("round_{}", self.numbered);
-        self.sql("postgres", &format!("CREATE DATABASE {database} TEMPLATE {prepared}")).await?;
+        self.sql("postgres", &format!("CREATE DATABASE {database} TEMPLATE {prepared} STRATEGY FILE_COPY")).await?;
         let db = Database::connect(&self.postgres.connection_string(&database, "postgres")).await?;
         let config = self.config(&database, telemetry, lifecycle)?;
         let lease = format!("FROM hydrometer.partition_lease WHERE topic = '{telemetry}'");
@@ -268,7 +268,7 @@ impl Bench {
     ) -> Result<Round, Failure> {
         self.numbered += 1;
         let database = format!("round_{}", self.numbered);
-        self.sql("postgres", &format!("CREATE DATABASE {database} TEMPLATE {prepared}")).await?;
+        self.sql("postgres", &format!("CREATE DATABASE {database} TEMPLATE {prepared} STRATEGY FILE_COPY")).await?;
         let db = Database::connect(&self.postgres.connection_string(&database, "postgres")).await?;
         let lease = format!("FROM hydrometer.partition_lease WHERE topic = '{telemetry}'");
         let epochs: i64 = db.client_ref().query_one(&format!("SELECT sum(epoch)::bigint {lease}"), &[]).await?.get(0);
