@@ -43,6 +43,14 @@ impl Deployment {
         Deployment { dir: memory_dir(), owner_url, app_url }
     }
 
+    /// Drops its database.
+    pub async fn forget(self, postgres: &TestPostgres) {
+        let name =
+            self.owner_url.rsplit("dbname='").next().and_then(|rest| rest.split('\'').next()).unwrap().to_owned();
+        let owner = Database::connect(postgres.superuser()).await.unwrap();
+        owner.client_ref().batch_execute(&format!("DROP DATABASE \"{name}\" WITH (FORCE)")).await.unwrap();
+    }
+
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
