@@ -6,6 +6,8 @@
 
 mod common;
 
+#[path = "races/assignment.rs"]
+mod assignment;
 #[path = "races/files.rs"]
 mod files;
 #[path = "races/homes.rs"]

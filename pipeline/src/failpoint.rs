@@ -7,10 +7,11 @@
 //! | points | where |
 //! |---|---|
 //! | `take_over.{before, inside, after}`, `take_over.read` | epochs are bumped; the evidence of open windows is read |
-//! | `stage.KIND.{before, object, after}` | before and after each staged object; all are staged |
+//! | `stage.KIND.{before, object, after}` | before and after each staged object; all are staged (not for `lifecycle`, which stages one) |
 //! | `commit.KIND.{before, fenced, judged, claimed, named, posted, asked, inside}` | the transaction, statement group by group |
 //! | `commit.lifecycle.{before, fenced, locked, recorded, asked, inside}` | the same of lifecycle events |
 //! | `commit.KIND.{sent, after}` | COMMIT is on its way and nobody waits for its reply; the reply is there |
+//! | `move.inside` | a home is moved and not committed |
 //! | `settle.{before, after}` | the reply did not come, and the lease is asked |
 //! | `publish.KIND.{before, made, staged, written, after}` | a file is due, made, durable in staging, in its place, in the manifest |
 //! | `retire.{before, after}`, `sweep.{before, after}` | late objects are retired; each object that is removed |

@@ -7,8 +7,8 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex as StdMutex, MutexGuard, PoisonError};
-use std::thread::{JoinHandle, Thread};
-use std::time::{Duration, Instant};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
 use datafusion::error::DataFusionError;
 use hydrometer_schemas::time::{Micros, SECONDS_PER_MINUTE, Second};
@@ -26,14 +26,18 @@ const ROOM: usize = 400_000;
 pub struct Meter {
     shared: Arc<Shared>,
     deliveries: mpsc::Sender<Delivery>,
-    thread: Thread,
+    thread: JoinHandle<()>,
 }
 
 struct Shared {
     /// Fair, so that the worker waits for one batch at most.
     window: Mutex<PartitionWindow>,
     standing: StdMutex<Standing>,
-    failure: StdMutex<Option<DataFusionError>>,
+    /// What was cut out and is not fetched yet: a cut goes on when whoever waited for it has given up, and must not be lost then.
+    cut: StdMutex<Option<(Cut, Position)>>,
+    /// What broke the metering. It is set while the window is locked, and nothing is cut out of a window after it: a batch may be half
+    /// folded.
+    failure: StdMutex<Option<String>>,
     stop: AtomicBool,
     progressed: Arc<Notify>,
 }
@@ -78,6 +82,7 @@ impl Meter {
         let shared = Arc::new(Shared {
             window: Mutex::new(window),
             standing: StdMutex::new(standing),
+            cut: StdMutex::new(None),
             failure: StdMutex::new(None),
             stop: AtomicBool::new(false),
             progressed,
@@ -88,7 +93,7 @@ impl Meter {
             .name(name)
             .spawn(move || metering.run(receiver))
             .map_err(|e| SourceError::new("cannot start a metering thread", e, "check the limit on threads"))?;
-        Ok(Meter { shared, deliveries, thread: thread.thread().clone() })
+        Ok(Meter { shared, deliveries, thread })
     }
 
     /// Where the source delivers to.
@@ -102,22 +107,30 @@ impl Meter {
 
     /// What broke the metering, if anything did.
     pub fn failure(&self) -> Option<DataFusionError> {
-        lock(&self.shared.failure).take()
+        self.shared.refuse_after_failure().err()
     }
 
-    /// Takes out what has closed, what came late and what was set aside, and says where the stream stood.
-    pub async fn cut(&self) -> Result<(Cut, Position), DataFusionError> {
-        let (shared, thread) = (self.shared.clone(), self.thread.clone());
+    /// Cuts out what has closed, what came late and what was set aside; [`Meter::take_cut`] fetches it.
+    pub async fn cut(&self) -> Result<(), DataFusionError> {
+        let (shared, thread) = (self.shared.clone(), self.thread.thread().clone());
         let cutting = move || {
             let mut window = shared.window.blocking_lock();
-            let cut = window.cut()?;
-            let position = window.position();
+            shared.refuse_after_failure()?;
+            let _noting = NotingPanics(&shared);
+            let cut = window.cut().inspect_err(|error| shared.failed(error.to_string()))?;
+            let mut waiting = lock(&shared.cut);
+            let earlier = waiting.take().map(|(cut, _)| cut).unwrap_or_default();
+            *waiting = Some((earlier.and(cut), window.position()));
             shared.stand(&window, |_| {});
-            drop(window);
             thread.unpark();
-            Ok((cut, position))
+            Ok(())
         };
         tokio::task::spawn_blocking(cutting).await.map_err(|e| DataFusionError::External(Box::new(e)))?
+    }
+
+    /// What was cut out, and where the stream stood then.
+    pub fn take_cut(&self) -> Option<(Cut, Position)> {
+        lock(&self.shared.cut).take()
     }
 
     /// A partition at its high watermark that had no record for the idle time moves on by the database's clock.
@@ -135,7 +148,7 @@ impl Drop for Meter {
     /// Discards: what is not committed is read again by whoever gets the partition.
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::Relaxed);
-        self.thread.unpark();
+        self.thread.thread().unpark();
     }
 }
 
@@ -149,23 +162,23 @@ impl Shared {
             if self.stop.load(Ordering::Relaxed) {
                 return;
             }
-            if let Err(error) = self.take(delivery) {
-                *lock(&self.failure) = Some(error);
-                self.progressed.notify_one();
+            self.take(delivery);
+            self.progressed.notify_one();
+            if lock(&self.failure).is_some() {
                 return;
             }
-            self.progressed.notify_one();
         }
     }
 
-    fn take(&self, delivery: Delivery) -> Result<(), DataFusionError> {
+    fn take(&self, delivery: Delivery) {
         let mut window = self.window.blocking_lock();
+        let _noting = NotingPanics(self);
         match delivery {
-            Delivery::Batch(batch) => {
-                window.take(&batch)?;
-                self.stand(&window, |standing| standing.idle.record());
-            }
-            Delivery::CaughtUp(_, _) => self.stand(&window, |standing| standing.idle.caught_up = Some(Instant::now())),
+            Delivery::Batch(batch) => match window.take(&batch) {
+                Ok(()) => self.stand(&window, |standing| standing.idle.record()),
+                Err(error) => self.failed(error.to_string()),
+            },
+            Delivery::CaughtUp(_, _, at) => self.stand(&window, |standing| standing.idle.caught_up = Some(at)),
             Delivery::Ended(_) => {
                 window.end();
                 self.stand(&window, |standing| standing.ended = true);
@@ -174,7 +187,17 @@ impl Shared {
                 let _ = reply.send(());
             }
         }
-        Ok(())
+    }
+
+    fn failed(&self, why: String) {
+        lock(&self.failure).get_or_insert(why);
+    }
+
+    fn refuse_after_failure(&self) -> Result<(), DataFusionError> {
+        match &*lock(&self.failure) {
+            Some(why) => Err(DataFusionError::Execution(format!("metering has stopped: {why}"))),
+            None => Ok(()),
+        }
     }
 
     fn stand(&self, window: &PartitionWindow, change: impl FnOnce(&mut Standing)) {
@@ -188,6 +211,71 @@ impl Shared {
     }
 }
 
+/// A panic is a defect; it must not stop one partition in silence while the others go on.
+struct NotingPanics<'a>(&'a Shared);
+
+impl Drop for NotingPanics<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.failed("a panic (a defect; the log has its place)".to_owned());
+            self.0.progressed.notify_one();
+        }
+    }
+}
+
 fn lock<T>(mutex: &StdMutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future;
+    use std::task::{Context, Waker};
+
+    use super::*;
+    use crate::fold::Aggregates;
+    use crate::source::{Batch, TopicPartition};
+    use crate::window::WindowLimits;
+
+    /// A meter with one closed minute of one GPU.
+    async fn metered() -> Meter {
+        let partition = TopicPartition { topic: "t".into(), partition: 0 };
+        let limits = WindowLimits { lateness: 0, vouches_for: 1, identities: 10 };
+        let aggregates = Arc::new(Aggregates::new().unwrap());
+        let window = PartitionWindow::open(partition.clone(), Position::default(), limits, aggregates).unwrap();
+        let meter = Meter::start(window, Arc::new(Notify::new())).unwrap();
+        let mut batch = Batch::new(partition);
+        for (offset, second) in [0, 59, 60].into_iter().enumerate() {
+            let time = second * 1_000_000;
+            batch.push(offset as i64, time, format!(r#"{{"gpu":"g","server":"s","time":{time}}}"#).as_bytes());
+        }
+        meter.deliveries().send(Delivery::Batch(batch)).await.unwrap();
+        let (passed, was_passed) = tokio::sync::oneshot::channel();
+        meter.deliveries().send(Delivery::Passed(passed)).await.unwrap();
+        was_passed.await.unwrap();
+        meter
+    }
+
+    #[tokio::test]
+    async fn a_cut_that_nobody_waits_for_any_more_is_not_lost() {
+        let meter = metered().await;
+        {
+            let mut given_up = std::pin::pin!(meter.cut());
+            let _ = given_up.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        }
+        meter.cut().await.unwrap();
+        let (cut, position) = meter.take_cut().unwrap();
+        assert_eq!((cut.closed.len(), cut.closed[0].present), (1, 1 | 1 << 59));
+        assert_eq!((position.next, position.replay_from), (3, 2));
+        assert!(meter.take_cut().is_none());
+    }
+
+    #[tokio::test]
+    async fn nothing_is_cut_after_a_failure() {
+        let meter = metered().await;
+        assert!(meter.failure().is_none());
+        meter.shared.failed("half a batch".into());
+        assert!(meter.cut().await.unwrap_err().to_string().contains("half a batch"));
+        assert!(meter.take_cut().is_none() && meter.failure().is_some());
+    }
 }

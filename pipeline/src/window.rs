@@ -118,6 +118,20 @@ pub struct Cut {
     pub quarantine: Vec<QuarantineRow>,
 }
 
+impl Cut {
+    pub fn is_empty(&self) -> bool {
+        self.closed.is_empty() && self.late.is_empty() && self.quarantine.is_empty()
+    }
+
+    /// This one and what was cut after it.
+    pub fn and(mut self, later: Cut) -> Cut {
+        self.closed.extend(later.closed);
+        self.late.extend(later.late);
+        self.quarantine.extend(later.quarantine);
+        self
+    }
+}
+
 impl PartitionWindow {
     /// A window that continues from `position`; reading starts at `position.replay_from`.
     pub fn open(
@@ -178,9 +192,11 @@ impl PartitionWindow {
         self.decode(batch, &mut readings);
         let folded = self.fold(&readings);
         self.readings = readings;
+        // A batch that was not folded whole is not handled.
+        folded?;
         self.position.next = self.position.next.max(batch.next);
         self.read_until = self.read_until.max(batch.next);
-        folded
+        Ok(())
     }
 
     /// The first half of taking a batch: its readings; what cannot be decoded is set aside.

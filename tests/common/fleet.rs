@@ -294,6 +294,19 @@ impl Running {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
+    /// Wakes it up from a SIGSTOP and waits for its end. It says that it stops a moment before it does, so it is woken until it is.
+    pub async fn woken_until_ended(&mut self, what: &str) -> ExitStatus {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            self.signal(Signal::CONT);
+            assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}\n{}", self.said());
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
     /// Ends it with SIGKILL; whether it was still alive.
     pub fn kill9(&mut self) -> bool {
         let alive = !self.has_ended();

@@ -65,6 +65,52 @@ impl Source for ScriptedSource {
     }
 }
 
+/// A worker on a thread of its own, told everything by hand.
+pub struct Raw {
+    pub events: mpsc::UnboundedSender<SourceEvent>,
+    pub stop: oneshot::Sender<()>,
+    pub thread: std::thread::JoinHandle<Result<Summary, WorkerError>>,
+    pub pid: i32,
+}
+
+impl Raw {
+    pub async fn start_with(
+        deployment: &Deployment,
+        telemetry: i32,
+        owns: &[TopicPartition],
+        change: &(dyn Fn(&mut hydrometer_pipeline::config::Config) + Sync),
+    ) -> Raw {
+        let mut config = deployment.config();
+        config.worker = owns.iter().map(ToString::to_string).collect::<Vec<_>>().join("+");
+        config.windows.lateness_s = 0;
+        change(&mut config);
+        let (events, receiver) = mpsc::unbounded_channel();
+        let counts = vec![(Arc::from(TELEMETRY), telemetry), (Arc::from(LIFECYCLE), 1)];
+        let source = ScriptedSource { counts, events: receiver };
+        let (url, warehouse) = (deployment.app_url.clone(), deployment.warehouse());
+        let (tell, pid) = oneshot::channel();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let db = Database::connect(&url).await?;
+                let pid = db.client_ref().query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get::<_, i32>(0);
+                tell.send(pid).unwrap();
+                Worker::new(config, Box::new(source), db, warehouse).await?.run(async move { _ = stopped.await }).await
+            })
+        });
+        let pid = pid.await.unwrap();
+        Raw { events, stop, thread, pid }
+    }
+
+    /// Gives it partitions, and says where it starts in them.
+    pub async fn assign(&self, partitions: &[TopicPartition]) -> Vec<Start> {
+        let (reply, starts) = oneshot::channel();
+        self.events.send(SourceEvent::Assigned(partitions.to_vec(), reply)).unwrap();
+        starts.await.expect("the worker takes its partitions")
+    }
+}
+
 /// A worker on a thread of its own, and the pen for its logs.
 pub struct Actor {
     script: Option<mpsc::UnboundedSender<(TopicPartition, Delivery)>>,
@@ -86,33 +132,12 @@ impl Actor {
         owns: &[TopicPartition],
         change: &(dyn Fn(&mut hydrometer_pipeline::config::Config) + Sync),
     ) -> Actor {
-        let mut config = deployment.config();
-        config.worker = owns.iter().map(ToString::to_string).collect::<Vec<_>>().join("+");
-        config.windows.lateness_s = 0;
-        change(&mut config);
-        let (events, receiver) = mpsc::unbounded_channel();
-        let counts = vec![(Arc::from(TELEMETRY), telemetry), (Arc::from(LIFECYCLE), 1)];
-        let source = ScriptedSource { counts, events: receiver };
-        let (url, warehouse) = (deployment.app_url.clone(), deployment.warehouse());
-        let (tell, pid) = oneshot::channel();
-        let (stop, stopped) = oneshot::channel::<()>();
-        let thread = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(async {
-                let db = Database::connect(&url).await?;
-                let pid = db.client_ref().query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get::<_, i32>(0);
-                tell.send(pid).unwrap();
-                Worker::new(config, Box::new(source), db, warehouse).await?.run(async move { _ = stopped.await }).await
-            })
-        });
-        let pid = pid.await.unwrap();
-        let (reply, starts) = oneshot::channel();
-        events.send(SourceEvent::Assigned(owns.to_vec(), reply)).unwrap();
-        let starts = starts.await.expect("the worker takes its partitions");
+        let raw = Raw::start_with(deployment, telemetry, owns, change).await;
+        let starts = raw.assign(owns).await;
         let next = starts.iter().map(|start| (start.partition.clone(), start.offset.unwrap_or(0))).collect();
         let (script, lines) = mpsc::unbounded_channel();
-        tokio::spawn(play(lines, starts, events, stop));
-        Actor { script: Some(script), next, thread, pid }
+        tokio::spawn(play(lines, starts, raw.events, raw.stop));
+        Actor { script: Some(script), next, thread: raw.thread, pid: raw.pid }
     }
 
     /// Appends records to a log of the worker, as one batch: (second of the log, payload).

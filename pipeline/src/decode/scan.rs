@@ -1,6 +1,6 @@
 //! The fast way through a message that is written as exporters write it: plain objects and lists, strings without escapes, numbers
 //! without exponents. Whatever else JSON may hold makes the scan give up, and the message is read by `serde_json` instead
-//! ([`super::json`]); a test holds both equal wherever the scan does not give up. It takes a third of the time.
+//! ([`super::json`]); a test holds both equal wherever the scan does not give up. It halves the cost of decoding.
 
 use std::borrow::Cow;
 

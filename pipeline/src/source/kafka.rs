@@ -235,9 +235,10 @@ impl Context {
     }
 
     fn caught_up(&self, partition: i32, next: i64) {
+        let at = Instant::now();
         if let Some(assigned) = lock(&self.assigned).get_mut(&partition) {
             assigned.flush();
-            let _ = assigned.deliver_to.blocking_send(Delivery::CaughtUp(self.partition(partition), next));
+            let _ = assigned.deliver_to.blocking_send(Delivery::CaughtUp(self.partition(partition), next, at));
         }
     }
 
@@ -424,8 +425,13 @@ impl Reader {
         for partition in asking {
             let Ok((_, high)) = consumer.fetch_watermarks(&self.topic, partition, ASK_TIMEOUT) else { return };
             let before = lock(&context.ends).get_mut(&partition).and_then(|end| end.high.replace(high));
-            if before == Some(high) {
-                context.caught_up(partition, position(consumer, &self.topic, partition));
+            match before {
+                Some(before) if before == high => {
+                    context.caught_up(partition, position(consumer, &self.topic, partition));
+                }
+                // Records have come that were not handed over yet: the client will say when they are read to their end.
+                Some(_) => drop(lock(&context.ends).remove(&partition)),
+                None => {}
             }
         }
     }

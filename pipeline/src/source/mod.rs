@@ -10,6 +10,7 @@ pub mod kafka;
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Instant;
 
 use async_trait::async_trait;
 use hydrometer_schemas::time::{Micros, Second};
@@ -84,8 +85,8 @@ pub struct Start {
 pub enum Delivery {
     Batch(Batch),
     /// The partition is at its high watermark; the offset also counts past transaction markers. Said when it gets there, and again
-    /// every second or so for as long as the log's keeper answers that nothing has come since.
-    CaughtUp(TopicPartition, i64),
+    /// every second or so for as long as the log's keeper answers that nothing has come since; with the time at which it was so.
+    CaughtUp(TopicPartition, i64, Instant),
     /// The partition's log has ended for good.
     Ended(TopicPartition),
     /// Answered when everything before it was taken.

@@ -73,8 +73,8 @@ impl LifecycleStream {
         self.next = self.next.max(batch.next);
     }
 
-    pub fn caught_up(&mut self, next: i64) {
-        self.idle.caught_up = Some(Instant::now());
+    pub fn caught_up(&mut self, next: i64, at: Instant) {
+        self.idle.caught_up = Some(at);
         self.next = self.next.max(next);
     }
 
@@ -160,6 +160,7 @@ impl Worker {
                 }
                 Happened::SettledNotCommitted => false,
                 Happened::BrokeBeforeCommit => {
+                    tracing::warn!(%last, "the database went away in the middle of a commit; connecting again");
                     self.db.reconnect().await?;
                     false
                 }

@@ -51,17 +51,19 @@ impl Worker {
     }
 
     pub(super) async fn live_round(&mut self) -> Result<(), WorkerError> {
-        let cuts = futures::future::try_join_all(self.streams.values().map(|s| s.meter.cut())).await?;
-        for (stream, (cut, cut_at)) in self.streams.values_mut().zip(cuts) {
+        // What an earlier round left uncommitted goes first, so that no more than one cut waits.
+        let cutting = self.streams.values().filter(|s| s.cut.is_empty()).map(|s| s.meter.cut());
+        let cuts = futures::future::join_all(cutting).await;
+        for stream in self.streams.values_mut() {
+            let Some((cut, cut_at)) = stream.meter.take_cut() else { continue };
             stream.cut_at = cut_at;
             for row in cut.closed.iter().chain(&cut.late) {
                 stream.evidence.add(row);
                 stream.listening.hear(row);
             }
-            stream.cut.closed.extend(cut.closed);
-            stream.cut.late.extend(cut.late);
-            stream.cut.quarantine.extend(cut.quarantine);
+            stream.cut = std::mem::take(&mut stream.cut).and(cut);
         }
+        cuts.into_iter().collect::<Result<(), _>>()?;
         self.run_round(async |worker: &mut Worker| worker.prepare_live().await.map(Some)).await?;
         Ok(())
     }

@@ -333,6 +333,14 @@ impl Worker {
         }
     }
 
+    /// Takes what was delivered before a rebalance. All lifecycle partitions share one channel, and its reader waits for the answer to
+    /// the rebalance: so nothing of an assignment that is over can reach the next one, which starts at what was committed.
+    fn take_delivered_lifecycle(&mut self) {
+        while let Ok(delivery) = self.lifecycle_deliveries.try_recv() {
+            self.take_lifecycle(delivery);
+        }
+    }
+
     fn take_lifecycle(&mut self, delivery: Delivery) {
         match delivery {
             Delivery::Batch(batch) => {
@@ -340,9 +348,9 @@ impl Worker {
                     stream.take(&batch);
                 }
             }
-            Delivery::CaughtUp(partition, next) => {
+            Delivery::CaughtUp(partition, next, at) => {
                 if let Some(stream) = self.lifecycles.get_mut(&partition) {
-                    stream.caught_up(next);
+                    stream.caught_up(next, at);
                 }
             }
             Delivery::Ended(partition) => {

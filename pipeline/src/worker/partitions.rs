@@ -22,6 +22,7 @@ impl Worker {
     pub(super) async fn take(&mut self, event: SourceEvent) -> Result<Option<oneshot::Sender<()>>, WorkerError> {
         match event {
             SourceEvent::Assigned(partitions, reply) => {
+                self.take_delivered_lifecycle();
                 // A rebalance does not wait for a database that is away, but this worker does.
                 let mut refusals = 0;
                 let starts = loop {
@@ -33,6 +34,7 @@ impl Worker {
                 let _ = reply.send(starts);
             }
             SourceEvent::Revoked(partitions, reply) => {
+                self.take_delivered_lifecycle();
                 let drain = Duration::from_secs(self.config.commit.drain_s);
                 match tokio::time::timeout(drain, self.work(true)).await {
                     Ok(Ok(())) => {}
@@ -48,6 +50,7 @@ impl Worker {
                 let _ = reply.send(());
             }
             SourceEvent::Lost(partitions, reply) => {
+                self.take_delivered_lifecycle();
                 self.discard(&partitions);
                 let _ = reply.send(());
             }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures::{StreamExt, TryStreamExt};
 use hydrometer_rating::history::Span;
 use hydrometer_schemas::time::Second;
 use hydrometer_sinks::quarantine::QuarantineRow;
@@ -48,6 +49,9 @@ pub(super) struct Prepared {
     pub revised: Vec<RevisedWindow>,
     pub mended: Vec<(String, Second, Second)>,
 }
+
+/// How many partitions are encoded at once; each is in memory as rows and as Parquet.
+const STAGED_AT_ONCE: usize = 4;
 
 /// What a round spent its time on, for the log (HYDROMETER_LOG=hydrometer_pipeline=debug).
 #[derive(Debug, Default)]
@@ -155,6 +159,7 @@ impl Worker {
             match happened {
                 Happened::HomesMoved => self.reload_homes().await?,
                 Happened::BrokeBeforeCommit => {
+                    tracing::warn!(%last, "the database went away in the middle of a commit; connecting again");
                     self.db.reconnect().await?;
                     self.forget_history();
                 }
@@ -267,7 +272,8 @@ impl Worker {
             let staging = Staging { attempt, kind: prepared.kind, lease: lease.clone(), revision: after.revision };
             self.stage_share(staging, share.clone())
         });
-        let staged = futures::future::try_join_all(staging).await?;
+        let staged: Vec<Vec<StagedObject>> =
+            futures::stream::iter(staging).buffered(STAGED_AT_ONCE).try_collect().await?;
         for (index, objects) in staged.into_iter().enumerate() {
             for (object, added) in objects {
                 commit.take(index, object, added, prepared);
