@@ -220,11 +220,12 @@ async fn a_commit_that_outlives_its_worker_is_waited_for() {
         config.database.url = through.clone();
         // Now and then a COMMIT is cut off; that of a take-over is only asked again, that of a round is in doubt.
         let cutting = async {
-            while cut {
-                proxy.watch(POSTGRES_COMMIT, 1, Then::CutAfterRequest);
+            loop {
+                if cut {
+                    proxy.watch(POSTGRES_COMMIT, 1, Then::CutAfterRequest);
+                }
                 sleep(Duration::from_millis(1_500)).await;
             }
-            std::future::pending::<()>().await;
         };
         tokio::select! {
             () = fleet.killed_at(&config, point) => {}
