@@ -4,11 +4,15 @@
 //! * [`quarantine`]: why a message was set aside
 //! * [`lifecycle`]: the events that say who owned, leased and lost what, and when
 //! * [`warehouse`]: the Arrow schemas of the Parquet tables
+//! * [`contract`]: the contract document
+//! * [`suggest`]: the word that was meant
 //! * [`database`]: the SQL migrations of the commit point
 
+pub mod contract;
 pub mod database;
 pub mod lifecycle;
 pub mod quarantine;
+pub mod suggest;
 pub mod time;
 pub mod warehouse;
 
