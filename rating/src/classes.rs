@@ -2,13 +2,10 @@
 //!
 //! Works on 60-bit masks, one minute at a time: bit `n` is the minute's second `n`.
 
-use std::collections::BTreeMap;
+use hydrometer_schemas::time::{FOREVER, Minute, SECONDS_PER_MINUTE};
 
-use hydrometer_schemas::lifecycle::Fault;
-use hydrometer_schemas::time::{FOREVER, Minute, SECONDS_PER_MINUTE, Second};
-
-use crate::history::{Lease, ServerTimeline, Span, Version};
-use crate::rate::CellKey;
+use crate::downtime::{Downtime, Evidence};
+use crate::history::Span;
 
 /// A GPU's evidence for one minute.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -25,6 +22,12 @@ pub struct ClassSeconds {
     pub unknown: i64,
     pub down: i64,
     pub suspended: i64,
+    /// Announced maintenance.
+    pub maintenance: i64,
+    /// Of `down`: by the platform's fault.
+    pub down_platform: i64,
+    /// Of `down`: by the renter's fault. The rest is the supplier's, or nobody's known.
+    pub down_renter: i64,
     /// What the renter pays for.
     pub billed: i64,
     /// What the supplier is paid for.
@@ -34,7 +37,7 @@ pub struct ClassSeconds {
 impl ClassSeconds {
     /// All leased seconds: the classes sum to the lease.
     pub fn leased(&self) -> i64 {
-        self.used + self.idle + self.unknown + self.down + self.suspended
+        self.used + self.idle + self.unknown + self.down + self.suspended + self.maintenance
     }
 
     pub fn is_zero(&self) -> bool {
@@ -42,190 +45,95 @@ impl ClassSeconds {
     }
 
     pub fn plus(self, other: ClassSeconds) -> ClassSeconds {
-        ClassSeconds {
-            used: self.used + other.used,
-            idle: self.idle + other.idle,
-            unknown: self.unknown + other.unknown,
-            down: self.down + other.down,
-            suspended: self.suspended + other.suspended,
-            billed: self.billed + other.billed,
-            paid: self.paid + other.paid,
-        }
+        self.with(other, |a, b| a + b)
     }
 
     pub fn minus(self, other: ClassSeconds) -> ClassSeconds {
+        self.with(other, |a, b| a - b)
+    }
+
+    fn with(self, other: ClassSeconds, of: impl Fn(i64, i64) -> i64) -> ClassSeconds {
         ClassSeconds {
-            used: self.used - other.used,
-            idle: self.idle - other.idle,
-            unknown: self.unknown - other.unknown,
-            down: self.down - other.down,
-            suspended: self.suspended - other.suspended,
-            billed: self.billed - other.billed,
-            paid: self.paid - other.paid,
+            used: of(self.used, other.used),
+            idle: of(self.idle, other.idle),
+            unknown: of(self.unknown, other.unknown),
+            down: of(self.down, other.down),
+            suspended: of(self.suspended, other.suspended),
+            maintenance: of(self.maintenance, other.maintenance),
+            down_platform: of(self.down_platform, other.down_platform),
+            down_renter: of(self.down_renter, other.down_renter),
+            billed: of(self.billed, other.billed),
+            paid: of(self.paid, other.paid),
         }
     }
 }
 
-/// What a quantity belongs to within its lease and window.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct QuantityKey {
-    pub slot: u32,
-    /// `None` while no GPU is known in the slot.
-    pub gpu: Option<String>,
-    pub cell: CellKey,
+/// One minute of a leased slot: which seconds are in which class, and what follows from it. The classes are disjoint and together
+/// they are the leased seconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct ClassMasks {
+    pub suspended: u64,
+    pub maintenance: u64,
+    pub down: u64,
+    pub down_platform: u64,
+    pub down_renter: u64,
+    pub used: u64,
+    pub idle: u64,
+    pub unknown: u64,
+    pub billed: u64,
+    pub paid: u64,
 }
 
-pub type Quantities = BTreeMap<QuantityKey, ClassSeconds>;
-
-/// A stretch of leased time that has no price or no supplier yet. It stops nothing; it is listed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Unrated {
-    pub slot: u32,
-    pub span: Span,
-    pub reason: &'static str,
-}
-
-pub const NO_VERSION: &str = "no contract version is in force";
-pub const NO_SUPPLIER: &str = "the server is not registered, so its supplier is unknown";
-
-/// The quantities of one lease in `window`, which lies within one billing period.
-///
-/// `evidence` gives a GPU's masks on this server for a minute.
-pub fn quantities(
-    server: &ServerTimeline,
-    lease: &Lease,
-    versions: &[Version],
-    window: Span,
-    evidence: impl Fn(&str, Minute) -> Masks,
-) -> (Quantities, Vec<Unrated>) {
-    let mut quantities = Quantities::new();
-    let mut unrated = Vec::new();
-    let Some(leased) = lease.span.intersect(window) else { return (quantities, unrated) };
-    for &slot in &lease.slots {
-        for (span, gpu) in seats(server, slot, leased) {
-            for (span, version) in terms(versions, span) {
-                let supplier = server.supplier.as_ref();
-                let (Some(version), Some(supplier)) = (version, supplier) else {
-                    let reason = if supplier.is_none() { NO_SUPPLIER } else { NO_VERSION };
-                    unrated.push(Unrated { slot, span, reason });
-                    continue;
-                };
-                let seconds = classify(server, lease, slot, span, |minute| match gpu {
-                    Some(gpu) => evidence(gpu, minute),
-                    None => Masks::default(),
-                });
-                let cell = CellKey {
-                    version_from: version.span.from,
-                    price: version.price,
-                    share: version.share,
-                    supplier: supplier.clone(),
-                };
-                let key = QuantityKey { slot, gpu: gpu.map(str::to_owned), cell };
-                let sum = quantities.entry(key).or_default();
-                *sum = sum.plus(seconds);
-            }
+impl ClassMasks {
+    /// The table of classes, from the first to the last. `billed_maintenance` picks the seconds of announced maintenance that the
+    /// contract bills; the supplier's side mirrors it.
+    pub fn of<E: Evidence>(
+        leased: u64,
+        minute: Minute,
+        evidence: Masks,
+        downtime: &mut Downtime<'_, E>,
+        billed_maintenance: impl FnOnce(u64) -> u64,
+    ) -> ClassMasks {
+        let suspended = leased & downtime.suspended.mask(minute);
+        let rest = leased & !suspended;
+        let maintenance = rest & downtime.maintenance.mask(minute);
+        let rest = rest & !maintenance;
+        let lost = downtime.lost(minute, rest);
+        let rest = rest & !lost.any;
+        let seen = rest & evidence.present;
+        let billed_maintenance = if maintenance == 0 { 0 } else { billed_maintenance(maintenance) };
+        ClassMasks {
+            suspended,
+            maintenance,
+            down: lost.any,
+            down_platform: lost.platform,
+            down_renter: lost.renter,
+            used: seen & evidence.busy,
+            idle: seen & !evidence.busy,
+            unknown: rest & !seen,
+            billed: rest | lost.renter | billed_maintenance,
+            paid: rest | lost.renter | lost.platform | billed_maintenance,
         }
     }
-    (quantities, unrated)
-}
 
-/// Cuts `span` where the GPU in the slot changes.
-fn seats(server: &ServerTimeline, slot: u32, span: Span) -> Vec<(Span, Option<&str>)> {
-    let seats = server.occupancy.get(&slot).map_or(&[][..], Vec::as_slice);
-    cut(span, seats.iter().map(|seat| (seat.span, seat.gpu.as_str())))
-}
-
-/// Cuts `span` where the contract's terms change.
-fn terms(versions: &[Version], span: Span) -> Vec<(Span, Option<&Version>)> {
-    cut(span, versions.iter().map(|version| (version.span, version)))
-}
-
-/// Cuts `span` by ordered, disjoint pieces; where there is none, `None`. The result covers `span` without gap or overlap.
-fn cut<T>(span: Span, pieces: impl Iterator<Item = (Span, T)>) -> Vec<(Span, Option<T>)> {
-    let mut result = Vec::new();
-    let mut at = span.from;
-    for (piece, value) in pieces {
-        let Some(part) = piece.intersect(Span { from: at, to: span.to }) else { continue };
-        if at < part.from {
-            result.push((Span { from: at, to: part.from }, None));
-        }
-        result.push((part, Some(value)));
-        at = part.to;
-    }
-    if at < span.to {
-        result.push((Span { from: at, to: span.to }, None));
-    }
-    result
-}
-
-/// Puts the seconds of `span` into classes, minute by minute.
-fn classify(
-    server: &ServerTimeline,
-    lease: &Lease,
-    slot: u32,
-    span: Span,
-    evidence: impl Fn(Minute) -> Masks,
-) -> ClassSeconds {
-    let mut sum = ClassSeconds::default();
-    let first = span.from.div_euclid(SECONDS_PER_MINUTE);
-    let last = (span.to - 1).div_euclid(SECONDS_PER_MINUTE);
-    for minute in first..=last {
-        let leased = mask(span, minute);
-        let suspended = leased & union(&lease.suspended, minute);
-        let outage = outage_masks(server, slot, minute);
-        let down = leased & outage.any & !suspended;
-        let rest = leased & !suspended & !down;
-        let masks = evidence(minute);
-        let used = rest & masks.present & masks.busy;
-        let idle = rest & masks.present & !masks.busy;
-        let unknown = rest & !masks.present;
-        let billed = rest | (down & outage.renter);
-        let paid = rest | (down & (outage.renter | outage.platform));
-        let count = |mask: u64| i64::from(mask.count_ones());
-        sum = sum.plus(ClassSeconds {
-            used: count(used),
-            idle: count(idle),
-            unknown: count(unknown),
-            down: count(down),
-            suspended: count(suspended),
-            billed: count(billed),
-            paid: count(paid),
-        });
-    }
-    sum
-}
-
-#[derive(Default)]
-struct OutageMasks {
-    any: u64,
-    renter: u64,
-    platform: u64,
-}
-
-/// Which seconds of `minute` an outage on record covers, and by whose fault. Where outages overlap, the supplier's (or an unknown)
-/// fault wins over the platform's, and that over the renter's: nobody is charged for a second that was lost anyway.
-fn outage_masks(server: &ServerTimeline, slot: u32, minute: Minute) -> OutageMasks {
-    let mut masks = OutageMasks::default();
-    let mut supplier = 0;
-    for outage in &server.outages {
-        if outage.slots.as_ref().is_some_and(|slots| !slots.contains(&slot)) {
-            continue;
-        }
-        let covered = mask(outage.span, minute);
-        masks.any |= covered;
-        match outage.fault {
-            Some(Fault::Renter) => masks.renter |= covered,
-            Some(Fault::Platform) => masks.platform |= covered,
-            Some(Fault::Supplier) | None => supplier |= covered,
+    pub fn seconds(&self) -> ClassSeconds {
+        ClassSeconds {
+            used: count(self.used),
+            idle: count(self.idle),
+            unknown: count(self.unknown),
+            down: count(self.down),
+            suspended: count(self.suspended),
+            maintenance: count(self.maintenance),
+            down_platform: count(self.down_platform),
+            down_renter: count(self.down_renter),
+            billed: count(self.billed),
+            paid: count(self.paid),
         }
     }
-    masks.platform &= !supplier;
-    masks.renter &= !supplier & !masks.platform;
-    masks
 }
 
-fn union(spans: &[Span], minute: Minute) -> u64 {
-    spans.iter().fold(0, |union, span| union | mask(*span, minute))
+pub(crate) fn count(mask: u64) -> i64 {
+    i64::from(mask.count_ones())
 }
 
 /// The seconds of `minute` that lie in `span`.
@@ -240,165 +148,23 @@ pub fn mask(span: Span, minute: Minute) -> u64 {
     bits(to) & !bits(from)
 }
 
-/// The billing windows of a lease that end in `(after, until]`: clock minutes or hours, cut to nothing (a window is whole, the lease
-/// is cut to it when it is rated).
-pub fn windows(length: i64, span: Span, after: Second, until: Second) -> impl Iterator<Item = Span> {
-    let first = span.from.div_euclid(length).max(after.div_euclid(length));
-    let last_second = span.to.min(until) - 1;
-    let end = if span.from < span.to { last_second.div_euclid(length) + 1 } else { first };
-    (first..end)
-        .map(move |n| Span { from: n * length, to: (n + 1) * length })
-        .filter(move |window| window.to > after && window.to <= until)
+/// The minutes that `span` touches.
+pub(crate) fn minutes(span: Span) -> std::ops::RangeInclusive<Minute> {
+    span.from.div_euclid(SECONDS_PER_MINUTE)..=(span.to - 1).div_euclid(SECONDS_PER_MINUTE)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::history::{Occupancy, Outage};
-    use crate::money::{Price, Share};
-    use hydrometer_schemas::lifecycle::RatingWindow;
-    use proptest::prelude::*;
-
-    fn span(from: Second, to: Second) -> Span {
-        Span { from, to }
-    }
-
-    fn version(from: Second, to: Second, price: &str) -> Version {
-        Version {
-            span: span(from, to),
-            renter: "r".into(),
-            currency: "USD".into(),
-            price: Price::parse(price).unwrap(),
-            share: Share::parse_percent("80").unwrap(),
-            rating_window: RatingWindow::Hour,
-        }
-    }
 
     #[test]
     fn masks_of_spans() {
+        let span = |from, to| Span { from, to };
         assert_eq!(mask(span(0, 60), 0), (1 << 60) - 1);
         assert_eq!(mask(span(61, 63), 1), 0b110);
         assert_eq!(mask(span(0, 60), 1), 0);
         assert_eq!(mask(span(-5, FOREVER), 7), (1 << 60) - 1);
-    }
-
-    #[test]
-    fn windows_end_behind_the_frontier_once() {
-        let ends = |after, until| windows(60, span(30, 200), after, until).map(|w| w.to).collect::<Vec<_>>();
-        assert_eq!(ends(0, 60), [60]);
-        assert_eq!(ends(60, 180), [120, 180]);
-        assert_eq!(ends(180, 600), [240]);
-        assert_eq!(ends(240, 6_000), Vec::<i64>::new());
-        assert_eq!(windows(60, span(60, 60), 0, 600).count(), 0);
-        assert_eq!(windows(60, span(0, FOREVER), 0, 180).count(), 3);
-    }
-
-    /// The slow, obvious second implementation: second by second.
-    fn brute(
-        server: &ServerTimeline,
-        lease: &Lease,
-        slot: u32,
-        at: Second,
-        masks: Masks,
-    ) -> (&'static str, bool, bool) {
-        let in_span = |s: &Span| s.from <= at && at < s.to;
-        let bit = 1u64 << at.rem_euclid(60);
-        if lease.suspended.iter().any(in_span) {
-            return ("suspended", false, false);
-        }
-        let outages: Vec<&Outage> = server
-            .outages
-            .iter()
-            .filter(|o| in_span(&o.span) && o.slots.as_ref().is_none_or(|slots| slots.contains(&slot)))
-            .collect();
-        if !outages.is_empty() {
-            let has = |fault: Option<Fault>| outages.iter().any(|o| o.fault == fault);
-            let supplier = has(None) || has(Some(Fault::Supplier));
-            let platform = !supplier && has(Some(Fault::Platform));
-            let renter = !supplier && !platform;
-            return ("down", renter, renter || platform);
-        }
-        let class = if masks.present & bit == 0 {
-            "unknown"
-        } else if masks.busy & bit != 0 {
-            "used"
-        } else {
-            "idle"
-        };
-        (class, true, true)
-    }
-
-    fn spans(n: usize) -> impl Strategy<Value = Vec<Span>> {
-        prop::collection::vec((0i64..400, 0i64..120).prop_map(|(from, len)| span(from, from + len)), 0..n)
-    }
-
-    proptest! {
-        #[test]
-        fn every_leased_second_is_in_one_class(
-            lease_span in (0i64..400, 1i64..300),
-            suspended in spans(3),
-            outages in prop::collection::vec((0i64..400, 0i64..100, 0u8..4, any::<bool>()), 0..4),
-            swap in 0i64..400,
-            price_change in 0i64..400,
-            seed in any::<u64>(),
-        ) {
-            let faults = [None, Some(Fault::Supplier), Some(Fault::Platform), Some(Fault::Renter)];
-            let server = ServerTimeline {
-                server: "s".into(),
-                supplier: Some("sup".into()),
-                slots: Some(2),
-                occupancy: BTreeMap::from([(0, vec![
-                    Occupancy { span: span(0, swap), gpu: "a".into() },
-                    Occupancy { span: span(swap, FOREVER), gpu: "b".into() },
-                ])]),
-                leases: vec![],
-                outages: outages.iter().map(|&(from, len, fault, all)| Outage {
-                    outage: "o".into(),
-                    span: span(from, from + len),
-                    slots: (!all).then(|| vec![1]),
-                    fault: faults[usize::from(fault)],
-                }).collect(),
-            };
-            let lease = Lease {
-                lease: "l".into(), contract: "c".into(), slots: vec![0, 1],
-                span: span(lease_span.0, lease_span.0 + lease_span.1), suspended,
-            };
-            let versions = [version(0, price_change, "1"), version(price_change, FOREVER, "2")];
-            let evidence = |gpu: &str, minute: Minute| {
-                let mix = (seed ^ (minute as u64) << 8 ^ gpu.len() as u64 ^ u64::from(gpu.as_bytes()[0])).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-                let present = mix & ((1 << 60) - 1);
-                Masks { present, busy: present & mix.rotate_left(17) }
-            };
-            let window = span(60, 360);
-            let (quantities, unrated) = quantities(&server, &lease, &versions, window, evidence);
-            prop_assert!(unrated.is_empty());
-
-            let mut expected: BTreeMap<(u32, Option<String>, String), ClassSeconds> = BTreeMap::new();
-            for slot in [0u32, 1] {
-                for at in window.from..window.to {
-                    if at < lease.span.from || at >= lease.span.to { continue; }
-                    let seated = if at < swap { "a" } else { "b" };
-                    let gpu = (slot == 0).then_some(seated);
-                    let masks = gpu.map_or(Masks::default(), |g| evidence(g, at.div_euclid(60)));
-                    let (class, billed, paid) = brute(&server, &lease, slot, at, masks);
-                    let price = if at < price_change { "1" } else { "2" };
-                    let sum = expected.entry((slot, gpu.map(str::to_owned), price.to_owned())).or_default();
-                    match class {
-                        "used" => sum.used += 1,
-                        "idle" => sum.idle += 1,
-                        "unknown" => sum.unknown += 1,
-                        "down" => sum.down += 1,
-                        _ => sum.suspended += 1,
-                    }
-                    sum.billed += i64::from(billed);
-                    sum.paid += i64::from(paid);
-                }
-            }
-            let found: BTreeMap<_, _> = quantities
-                .into_iter()
-                .map(|(key, seconds)| ((key.slot, key.gpu, key.cell.price.to_string()), seconds))
-                .collect();
-            prop_assert_eq!(found, expected);
-        }
+        assert_eq!(minutes(span(59, 61)), 0..=1);
+        assert_eq!(minutes(span(60, 120)), 1..=1);
     }
 }

@@ -1,89 +1,30 @@
 //! Lifecycle events to timelines.
 //!
 //! [`History`] holds every event ever accepted for storage, in their own order. What a server or a contract *is* follows from
-//! folding its events from the first to the last ([`fold`]), so the outcome cannot depend on the order in which events arrived:
-//! on each insertion the server or contract concerned is folded again, and verdicts that flip are reported with the stretch of
-//! time they touch.
+//! folding its events from the first to the last ([`server`], [`contract`]), so the outcome cannot depend on the order in which
+//! events arrived: on each insertion the server or contract concerned is folded again, and verdicts that flip are reported with the
+//! stretch of time they touch.
 
-mod fold;
+mod contract;
+mod server;
+pub mod span;
+#[cfg(test)]
+mod tests;
+mod timeline;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 
-use hydrometer_schemas::lifecycle::{Event, EventKey, Fault, Kind, RatingWindow};
+use hydrometer_schemas::lifecycle::{Event, EventKey, Kind};
 use hydrometer_schemas::time::{FOREVER, Second};
 
-use crate::money::{Price, Share};
+pub use contract::Version;
+pub use span::Span;
+pub use timeline::{
+    Blame, Lease, Maintenance, Occupancy, Outage, Reservation, ServerTimeline, Slicing, SlotRecord, Work,
+};
 
-/// `[from, to)`; `to` is [`FOREVER`] while it is open.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Span {
-    pub from: Second,
-    pub to: Second,
-}
-
-impl Span {
-    pub fn intersect(self, other: Span) -> Option<Span> {
-        let (from, to) = (self.from.max(other.from), self.to.min(other.to));
-        (from < to).then_some(Span { from, to })
-    }
-
-    pub fn seconds(self) -> i64 {
-        self.to - self.from
-    }
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Occupancy {
-    pub span: Span,
-    pub gpu: String,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Lease {
-    pub lease: String,
-    pub contract: String,
-    pub slots: Vec<u32>,
-    pub span: Span,
-    pub suspended: Vec<Span>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Outage {
-    pub outage: String,
-    pub span: Span,
-    /// `None`: the whole server.
-    pub slots: Option<Vec<u32>>,
-    pub fault: Option<Fault>,
-}
-
-/// All that is known of a server.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ServerTimeline {
-    pub server: String,
-    pub supplier: Option<String>,
-    pub slots: Option<u32>,
-    pub occupancy: BTreeMap<u32, Vec<Occupancy>>,
-    pub leases: Vec<Lease>,
-    pub outages: Vec<Outage>,
-}
-
-impl ServerTimeline {
-    /// The end of its last lease: nothing after it is rated. The beginning of time when it never had one.
-    pub fn leased_until(&self) -> Second {
-        self.leases.iter().map(|lease| lease.span.to).max().unwrap_or(Second::MIN)
-    }
-}
-
-/// A contract's terms from one second to another.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Version {
-    pub span: Span,
-    pub renter: String,
-    pub currency: String,
-    pub price: Price,
-    pub share: Share,
-    pub rating_window: RatingWindow,
-}
+use crate::terms::{Rate, RateId};
 
 /// Why an event is kept but not applied; `None` when it is applied.
 pub type Verdict = Option<String>;
@@ -105,10 +46,12 @@ pub struct History {
     by_server: HashMap<String, BTreeMap<EventKey, Kind>>,
     by_lease: HashMap<String, BTreeMap<EventKey, Kind>>,
     by_outage: HashMap<String, BTreeMap<EventKey, Kind>>,
+    by_maintenance: HashMap<String, BTreeMap<EventKey, Kind>>,
     by_contract: HashMap<String, BTreeMap<EventKey, Kind>>,
     verdicts: HashMap<EventKey, Verdict>,
     servers: BTreeMap<String, ServerTimeline>,
     contracts: BTreeMap<String, Vec<Version>>,
+    compiled: contract::Compiled,
     /// Which servers hold (or held) a lease under a contract.
     leased_under: HashMap<String, BTreeSet<String>>,
 }
@@ -122,14 +65,24 @@ impl History {
         self.servers.values()
     }
 
-    /// The versions of a contract in order of time, gapless; empty when nothing is known of it.
+    /// The versions of a contract in order of time, gapless while it is in force; empty when nothing is known of it.
     pub fn versions(&self, contract: &str) -> &[Version] {
         self.contracts.get(contract).map_or(&[], Vec::as_slice)
+    }
+
+    /// Every contract with its versions, by name.
+    pub fn contracts(&self) -> impl Iterator<Item = (&str, &[Version])> {
+        self.contracts.iter().map(|(contract, versions)| (contract.as_str(), versions.as_slice()))
     }
 
     /// The servers on which leases under `contract` were ever accepted.
     pub fn servers_under(&self, contract: &str) -> impl Iterator<Item = &str> {
         self.leased_under.get(contract).into_iter().flatten().map(String::as_str)
+    }
+
+    /// A rate of any version that ever was, superseded ones too: the states of past periods name them.
+    pub fn rate(&self, id: RateId) -> Option<&Arc<Rate>> {
+        self.compiled.rate(id)
     }
 
     pub fn verdict(&self, key: &EventKey) -> Option<&Verdict> {
@@ -138,6 +91,23 @@ impl History {
 
     pub fn contains(&self, source: &str, id: &str) -> bool {
         self.known.contains(&(source.to_owned(), id.to_owned()))
+    }
+
+    /// Takes what a fuzzer made up, an event a line, and checks that nothing panics and that arrival does not matter.
+    pub fn exercise(bytes: &[u8]) {
+        let lines = bytes.split(|byte| *byte == b'\n');
+        let events: Vec<Event> = lines.filter_map(|line| Event::parse(line).ok()).collect();
+        let (mut at_once, mut backwards) = (History::default(), History::default());
+        at_once.insert(events.iter().cloned());
+        // Of events under one identity the first to arrive counts, so here that has to be the same one.
+        let mut known = HashSet::new();
+        let first = events.into_iter().filter(|event| known.insert((event.key.source.clone(), event.key.id.clone())));
+        for event in first.collect::<Vec<_>>().into_iter().rev() {
+            backwards.insert([event]);
+        }
+        assert_eq!(at_once.servers, backwards.servers, "timelines depend on arrival");
+        assert_eq!(at_once.contracts, backwards.contracts, "versions depend on arrival");
+        assert_eq!(at_once.verdicts, backwards.verdicts, "verdicts depend on arrival");
     }
 
     /// Takes events in any order. One whose source and id are known already is ignored.
@@ -161,7 +131,7 @@ impl History {
         }
         for key in inserted {
             // Folded nowhere: it names a lease or an outage of which no beginning is known.
-            let verdict = self.verdicts.entry(key.clone()).or_insert_with(|| Some(fold::NEVER_BEGAN.to_owned()));
+            let verdict = self.verdicts.entry(key.clone()).or_insert_with(|| Some(server::NEVER_BEGAN.to_owned()));
             changes.verdicts.entry(key).or_insert_with(|| verdict.clone());
         }
         changes
@@ -172,52 +142,65 @@ impl History {
         let Event { key, kind } = event;
         match &kind {
             Kind::ServerRegistered { server, .. } => {
-                // The supplier holds for all of the server's time.
+                // Supplier and slices hold for all of the server's time.
                 touched.server(server, Second::MIN);
                 self.by_server.entry(server.clone()).or_default().insert(key, kind);
             }
-            Kind::GpuRegistered { server, .. } | Kind::GpuReplaced { server, .. } => {
+            Kind::GpuRegistered { server, .. }
+            | Kind::ServerProvisioned { server }
+            | Kind::ServerDecommissioned { server }
+            | Kind::GpuReplaced { server, .. }
+            | Kind::GpuRecovered { server, .. }
+            | Kind::ServerUnreachable { server }
+            | Kind::ServerReachable { server } => {
                 touched.server(server, key.time);
                 self.by_server.entry(server.clone()).or_default().insert(key, kind);
             }
-            Kind::LeaseStarted { lease, server, .. } => {
-                touched.server(server, key.time);
-                let events = self.by_lease.entry(lease.clone()).or_default();
-                for other in events.values() {
-                    if let Kind::LeaseStarted { server, .. } = other {
-                        touched.server(server, key.time);
-                    }
-                }
-                events.insert(key.clone(), kind.clone());
-                self.by_server.entry(server.clone()).or_default().insert(key, kind);
+            Kind::LeaseReserved { lease, server, .. } | Kind::LeaseStarted { lease, server, .. } => {
+                let named = self.by_lease.entry(lease.clone()).or_default();
+                file_beginning(named, &mut self.by_server, touched, server.clone(), key, kind);
             }
-            Kind::LeaseSuspended { lease } | Kind::LeaseResumed { lease } | Kind::LeaseEnded { lease } => {
-                let events = self.by_lease.entry(lease.clone()).or_default();
-                if let Some((_, server)) = fold::owner(events) {
-                    touched.server(server, key.time);
-                }
-                events.insert(key, kind);
+            Kind::MaintenanceAnnounced { maintenance, server, .. }
+            | Kind::MaintenanceStarted { maintenance, server, .. } => {
+                let named = self.by_maintenance.entry(maintenance.clone()).or_default();
+                file_beginning(named, &mut self.by_server, touched, server.clone(), key, kind);
             }
             Kind::OutageOpened { outage, server, .. } => {
-                touched.server(server, key.time);
-                let events = self.by_outage.entry(outage.clone()).or_default();
-                for other in events.values() {
-                    if let Kind::OutageOpened { server, .. } = other {
-                        touched.server(server, key.time);
-                    }
-                }
-                events.insert(key.clone(), kind.clone());
-                self.by_server.entry(server.clone()).or_default().insert(key, kind);
+                let named = self.by_outage.entry(outage.clone()).or_default();
+                file_beginning(named, &mut self.by_server, touched, server.clone(), key, kind);
             }
-            Kind::OutageClosed { outage, .. } => {
-                let events = self.by_outage.entry(outage.clone()).or_default();
-                // The fault named at closing holds from the opening on.
-                if let Some((opened, server)) = fold::owner(events) {
+            Kind::LeaseSuspended { lease }
+            | Kind::LeaseResumed { lease }
+            | Kind::LeaseEnded { lease }
+            | Kind::LeaseRepartitioned { lease, .. } => {
+                let named = self.by_lease.entry(lease.clone()).or_default();
+                if let Some((_, server)) = server::owner(named) {
+                    touched.server(server, key.time);
+                }
+                named.insert(key, kind);
+            }
+            Kind::MaintenanceEnded { maintenance } => {
+                let named = self.by_maintenance.entry(maintenance.clone()).or_default();
+                if let Some((_, server)) = server::owner(named) {
+                    touched.server(server, key.time);
+                }
+                named.insert(key, kind);
+            }
+            Kind::OutageClosed { outage, .. } | Kind::OutageFaulted { outage, .. } => {
+                let named = self.by_outage.entry(outage.clone()).or_default();
+                // The fault named here holds from the opening on.
+                if let Some((opened, server)) = server::owner(named) {
                     touched.server(server, opened.time.min(key.time));
                 }
-                events.insert(key, kind);
+                named.insert(key, kind);
             }
-            Kind::ContractApplied { contract, .. } | Kind::PriceChanged { contract, .. } => {
+            Kind::ContractSigned { document } | Kind::ContractAmended { document } => {
+                touched.contract(&document.contract, key.time);
+                self.by_contract.entry(document.contract.clone()).or_default().insert(key, kind);
+            }
+            Kind::ContractRenewed { contract, .. }
+            | Kind::ContractTerminated { contract }
+            | Kind::PriceChanged { contract, .. } => {
                 touched.contract(contract, key.time);
                 self.by_contract.entry(contract.clone()).or_default().insert(key, kind);
             }
@@ -229,15 +212,18 @@ impl History {
         let mut foreign = BTreeMap::new();
         for (key, kind) in self.by_server.get(server).into_iter().flatten() {
             let followers = match kind {
-                Kind::LeaseStarted { lease, .. } => self.by_lease.get(lease),
+                Kind::LeaseReserved { lease, .. } | Kind::LeaseStarted { lease, .. } => self.by_lease.get(lease),
+                Kind::MaintenanceAnnounced { maintenance, .. } | Kind::MaintenanceStarted { maintenance, .. } => {
+                    self.by_maintenance.get(maintenance)
+                }
                 Kind::OutageOpened { outage, .. } => self.by_outage.get(outage),
                 _ => None,
             };
             let Some(followers) = followers else { continue };
-            match fold::owner(followers) {
+            match server::owner(followers) {
                 Some((_, owner)) if owner == server => {
                     events.extend(
-                        followers.iter().filter(|(_, kind)| fold::follows(kind)).map(|(k, v)| (k.clone(), v.clone())),
+                        followers.iter().filter(|(_, kind)| server::follows(kind)).map(|(k, v)| (k.clone(), v.clone())),
                     );
                 }
                 Some((_, owner)) => {
@@ -246,7 +232,7 @@ impl History {
                 None => {}
             }
         }
-        let (timeline, verdicts) = fold::server(server, &events, &foreign);
+        let (timeline, verdicts) = server::fold(server, &events, &foreign);
         let earliest = self.record_verdicts(verdicts, from, changes);
         if self.servers.get(server) != Some(&timeline) {
             for lease in &timeline.leases {
@@ -261,11 +247,15 @@ impl History {
 
     fn fold_contract(&mut self, contract: &str, from: Second, changes: &mut Changes) {
         let Some(events) = self.by_contract.get(contract) else { return };
-        let (versions, verdicts) = fold::contract(events);
+        let (versions, verdicts) = contract::fold(events, &mut self.compiled);
         let earliest = self.record_verdicts(verdicts, from, changes);
         if self.versions(contract) != versions.as_slice() {
             changes.contracts.insert(contract.to_owned(), earliest);
-            self.contracts.insert(contract.to_owned(), versions);
+            if versions.is_empty() {
+                self.contracts.remove(contract);
+            } else {
+                self.contracts.insert(contract.to_owned(), versions);
+            }
         }
     }
 
@@ -290,6 +280,24 @@ impl History {
     }
 }
 
+/// Files the beginning of a lease, an outage or maintenance. Whoever else began something under this name may have to give it up, or
+/// is told another owner.
+fn file_beginning(
+    named: &mut BTreeMap<EventKey, Kind>,
+    by_server: &mut HashMap<String, BTreeMap<EventKey, Kind>>,
+    touched: &mut Touched,
+    server: String,
+    key: EventKey,
+    kind: Kind,
+) {
+    touched.server(&server, key.time);
+    for other in named.values().filter_map(server::begins_on) {
+        touched.server(other, key.time);
+    }
+    named.insert(key.clone(), kind.clone());
+    by_server.entry(server).or_default().insert(key, kind);
+}
+
 /// What has to be folded again, and the earliest second that may differ.
 #[derive(Default)]
 struct Touched {
@@ -308,6 +316,3 @@ impl Touched {
         *earliest = from.min(*earliest);
     }
 }
-
-#[cfg(test)]
-mod tests;
