@@ -77,6 +77,16 @@ impl AccountSpec {
         Self::new(AccountType::Liability, &format!("supplier:{supplier}"), "payable", currency)
     }
 
+    /// `supplier:S:holdback:USD`: earned and held back for a time.
+    pub fn supplier_holdback(supplier: &str, currency: &str) -> Self {
+        Self::new(AccountType::Liability, &format!("supplier:{supplier}"), "holdback", currency)
+    }
+
+    /// `platform:sla_credits:USD`: what the platform bears of credits for missed uptime.
+    pub fn platform_sla_credits(currency: &str) -> Self {
+        Self::new(AccountType::Expense, "platform", "sla_credits", currency)
+    }
+
     /// `platform:commission:USD`: what the platform keeps.
     pub fn platform_commission(currency: &str) -> Self {
         Self::new(AccountType::Income, "platform", "commission", currency)

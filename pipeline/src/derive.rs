@@ -1,32 +1,43 @@
 //! Windows due to quantities: what a commit is going to rate, worked out from timelines and evidence, without a price being paid yet.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
-use hydrometer_rating::GPU_HOURS;
-use hydrometer_rating::classes::{Masks, Quantities, quantities};
 use hydrometer_rating::history::{History, Lease, ServerTimeline, Span, Version};
 use hydrometer_rating::money::Amount;
-use hydrometer_rating::rate::{Cell, State};
+use hydrometer_rating::quantities::{Quantities, quantities};
+use hydrometer_rating::rate::State;
+use hydrometer_rating::stepped::Pieces;
+use hydrometer_rating::terms::{Charge, Rate, RateId};
+use hydrometer_schemas::contract::{Basis, Scope};
 use hydrometer_schemas::lifecycle::RatingWindow;
-use hydrometer_schemas::time::{Minute, SECONDS_PER_HOUR, SECONDS_PER_MINUTE, Second, hour_floor, month_floor};
+use hydrometer_schemas::time::{SECONDS_PER_HOUR, SECONDS_PER_MINUTE, Second, hour_floor};
 use hydrometer_sinks::rated::{RatedRow, RecordKind};
 
-use crate::store::commit::{Parties, UnratedTime};
-use crate::store::rating::StateKey;
+use crate::closing::commits_by_the_hour;
+use crate::evidence::{Evidence, WindowEvidence};
+use crate::store::commit::UnratedTime;
+use crate::store::period::Periods;
+use crate::store::rating::{ObjectQuantities, RawKey};
 
 /// What was worked out, by the hour in which the windows end.
 #[derive(Debug, Default)]
 pub struct Derived {
     pub rows: BTreeMap<Second, Vec<RatedRow>>,
     pub unrated: Vec<UnratedTime>,
-    pub parties: BTreeMap<String, Parties>,
+    pub periods: Periods,
+    /// The rates that the rows name.
+    pub rates: HashMap<RateId, Arc<Rate>>,
+    /// Hours of a commitment that lie across the edge of two billing periods, as they do in some time zones: by contract and hour the
+    /// period in which the hour begins, which it counts in whatever part of it is rated first.
+    pub across: BTreeMap<(String, Second), Second>,
 }
 
 /// How long the rating windows of an hour are: as the version in force at its beginning says (a new length starts at an hour's
 /// edge), or the first one that begins in it.
 fn window_length(versions: &[Version], hour: Second) -> i64 {
     let in_force = versions.iter().find(|v| v.span.to > hour && v.span.from < hour + SECONDS_PER_HOUR);
-    match in_force.map(|v| v.rating_window) {
+    match in_force.map(|v| v.terms.rating_window) {
         Some(RatingWindow::Minute) => SECONDS_PER_MINUTE,
         Some(RatingWindow::Hour) | None => SECONDS_PER_HOUR,
     }
@@ -60,7 +71,7 @@ impl Derived {
         server: &ServerTimeline,
         partition: i32,
         (after, until): (Second, Second),
-        evidence: impl Fn(&str, Minute) -> Masks,
+        evidence: &Evidence,
     ) {
         for lease in &server.leases {
             if lease.span.to <= hour_floor(after) || lease.span.from >= until {
@@ -68,10 +79,11 @@ impl Derived {
             }
             let versions = history.versions(&lease.contract);
             for window in due_windows(lease, versions, after, until) {
+                let evidence = evidence.of(&server.server, window);
                 let quantities = self.window(server, lease, versions, window, &evidence);
                 let hour = hour_floor(window.to - 1);
                 for row in rows(server, lease, versions, window, partition, quantities) {
-                    self.note_parties(&row);
+                    self.note(history, &row);
                     self.rows.entry(hour).or_default().push(row);
                 }
             }
@@ -85,7 +97,7 @@ impl Derived {
         lease: &Lease,
         versions: &[Version],
         window: Span,
-        evidence: impl Fn(&str, Minute) -> Masks,
+        evidence: &WindowEvidence<'_>,
     ) -> Quantities {
         let (quantities, unrated) = quantities(server, lease, versions, window, evidence);
         self.unrated.extend(unrated.into_iter().map(|u| UnratedTime {
@@ -99,10 +111,21 @@ impl Derived {
         quantities
     }
 
-    pub fn note_parties(&mut self, row: &RatedRow) {
-        self.parties
-            .entry(row.contract.clone())
-            .or_insert_with(|| Parties { renter: row.renter.clone(), currency: row.currency.clone() });
+    /// Notes a row's rate and the billing period that it lies in, as the version that it was used under has it.
+    pub fn note(&mut self, history: &History, row: &RatedRow) {
+        if let Some(rate) = history.rate(row.cell.rate) {
+            self.rates.entry(row.cell.rate).or_insert_with(|| rate.clone());
+        }
+        let versions = history.versions(&row.contract);
+        let version = versions.iter().find(|v| v.span.from == row.cell.version_from).or(versions.last());
+        // A record of a contract of which nothing is known any more is taken back in the period that it names.
+        let end = version.map_or(row.period + 1, |v| v.terms.calendar.period_of(row.period).to);
+        self.periods.entry((row.contract.clone(), row.period)).or_insert(end);
+        if let Some(version) = version.filter(|_| row.ladder < row.period) {
+            let first = version.terms.calendar.period_of(row.ladder);
+            self.periods.entry((row.contract.clone(), first.from)).or_insert(first.to);
+            self.across.insert((row.contract.clone(), row.ladder), first.from);
+        }
     }
 }
 
@@ -115,41 +138,86 @@ pub fn rows(
     partition: i32,
     quantities: Quantities,
 ) -> Vec<RatedRow> {
-    let Some(version) = versions.first() else { return Vec::new() };
-    quantities
-        .into_iter()
-        .map(|(key, seconds)| RatedRow {
+    let mut rows = Vec::with_capacity(quantities.len());
+    for (key, quantity) in quantities {
+        let Some(version) = versions.iter().find(|v| v.span.from == key.cell.version_from) else { continue };
+        let charge = version.terms.charges.get(&key.charge);
+        rows.push(RatedRow {
             contract: lease.contract.clone(),
-            charge: GPU_HOURS.to_owned(),
-            renter: version.renter.clone(),
-            currency: version.currency.clone(),
+            renter: version.terms.renter.clone(),
+            currency: version.terms.currency.clone(),
             lease: Some(lease.lease.clone()),
             server: Some(server.server.clone()),
             slot: Some(key.slot),
-            gpu: key.gpu,
             window,
-            period: month_floor(window.from),
-            cell: key.cell,
-            seconds,
+            ladder: if charge.is_some_and(|c| c.is_hourly()) { hour_floor(window.from) } else { key.period },
+            resource: charge.map(|c| resource(c, server, lease, key.slot)).unwrap_or_default(),
+            price: charge.and_then(|c| c.unit_price(key.cell.segment)),
+            share: version.terms.rate(&key.charge, &key.cell.supplier).and_then(|rate| rate.share()),
+            basis: charge.map_or("", |c| piece(c.basis)).to_owned(),
+            quantity,
             kind: RecordKind::Usage,
             renter_amount: Amount::ZERO,
             supplier_amount: Amount::ZERO,
+            booked: key.period,
             partition,
             revision: 0,
             commit: String::new(),
-        })
-        .collect()
+            period: key.period,
+            charge: key.charge,
+            gpu: key.gpu,
+            cell: key.cell,
+        });
+    }
+    rows
 }
 
-/// What rated rows add to the rating states.
-pub fn added(rows: &[RatedRow]) -> BTreeMap<StateKey, State> {
-    let mut added: BTreeMap<StateKey, State> = BTreeMap::new();
-    for row in rows {
-        let key = StateKey { contract: row.contract.clone(), charge: row.charge.clone(), period: row.period };
-        let cell = added.entry(key).or_default().entry(row.cell.clone()).or_default();
-        *cell = Cell { billed: cell.billed + row.seconds.billed, paid: cell.paid + row.seconds.paid };
+/// Whose usage climbs the ladder together.
+fn resource(charge: &Charge, server: &ServerTimeline, lease: &Lease, slot: u32) -> String {
+    match charge.scope {
+        Scope::Contract => String::new(),
+        Scope::Lease => lease.lease.clone(),
+        Scope::Gpu => format!("{}/{slot}", lease.lease),
+        Scope::Server => server.server.clone(),
     }
-    added
+}
+
+/// What a quantity of this basis counts.
+fn piece(basis: Basis) -> &'static str {
+    match basis {
+        Basis::Allocated | Basis::Observed | Basis::Busy | Basis::Suspended => "s",
+        Basis::Slices => "slice_s",
+        Basis::Energy => "J",
+        Basis::Memory => "byte_s",
+        Basis::Recurring | Basis::OneOff | Basis::Percentage => "",
+    }
+}
+
+/// What the rated rows of an object add to the rating states.
+pub fn added(object: &str, rows: &[RatedRow], derived: &Derived) -> ObjectQuantities {
+    let mut quantities = ObjectQuantities { object: object.to_owned(), ..ObjectQuantities::default() };
+    for row in rows {
+        // Time of a contract that has no metered charge is counted and costs nothing.
+        let Some(rate) = derived.rates.get(&row.cell.rate) else { continue };
+        let (state, cell) = (row.state(), row.cell_quantity());
+        let add = |sum: &mut hydrometer_rating::keys::Cell| {
+            sum.billed += cell.billed;
+            sum.paid += cell.paid;
+        };
+        match (&rate.charge.step, &row.lease, row.slot) {
+            (Some(_), Some(lease), Some(slot)) => {
+                let raw: &mut Pieces = quantities.raw.entry(RawKey::of(&state, lease, slot)).or_default();
+                add(raw.entry((state.period, row.cell.clone())).or_default());
+            }
+            _ => {
+                let cells: &mut State = quantities.added.entry(state.clone()).or_default();
+                add(cells.entry(row.cell.clone()).or_default());
+            }
+        }
+        let across = derived.across.get(&(row.contract.clone(), row.ladder)).filter(|_| row.ladder != row.period);
+        quantities.billing.insert(state, across.copied().unwrap_or(row.period));
+    }
+    quantities
 }
 
 /// Whether one of a server's leases rates by the minute at this time.
@@ -175,6 +243,23 @@ pub fn touched_servers(history: &History, changes: &hydrometer_rating::history::
         }
     }
     touched
+}
+
+/// The contracts that changes of history touch, themselves or through a lease: from which second on, and whether they ever commit by
+/// the hour.
+pub fn touched_contracts(
+    history: &History,
+    changes: &hydrometer_rating::history::Changes,
+) -> BTreeMap<String, (Second, bool)> {
+    let mut touched: BTreeMap<String, Second> = changes.contracts.clone();
+    for (server, span) in &changes.servers {
+        for lease in history.server(server).into_iter().flat_map(|timeline| &timeline.leases) {
+            let from = touched.entry(lease.contract.clone()).or_insert(span.from);
+            *from = span.from.min(*from);
+        }
+    }
+    let by_the_hour = |contract: &str| history.versions(contract).iter().any(commits_by_the_hour);
+    touched.into_iter().map(|(contract, from)| (contract.clone(), (from, by_the_hour(&contract)))).collect()
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@
 //! | `stage.KIND.{before, object, after}` | before and after each staged object; all are staged (not for `lifecycle`, which stages one) |
 //! | `commit.KIND.{before, fenced, judged, claimed, named, posted, asked, inside}` | the transaction, statement group by group |
 //! | `commit.lifecycle.{before, fenced, locked, recorded, asked, inside}` | the same of lifecycle events |
+//! | `commit.closing.{before, taken, inside, sent, after}` | the transaction of a closing; the periods are taken |
 //! | `commit.KIND.{sent, after}` | COMMIT is on its way and nobody waits for its reply; the reply is there |
 //! | `move.inside` | a home is moved and not committed |
 //! | `settle.{before, after}` | the reply did not come, and the lease is asked |

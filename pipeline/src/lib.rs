@@ -4,6 +4,8 @@
 //! The way of a record: [`source`] → [`meter`] (a thread per partition: [`decode`] → [`window`], which [`fold`]s) → [`derive`] → [`protocol`] and [`store`] (the commit) →
 //! [`publish`]. [`revise`] is the one way back into history. [`worker`] runs it all.
 
+pub mod apply;
+pub mod closing;
 pub mod config;
 pub mod decode;
 pub mod derive;

@@ -1,21 +1,29 @@
 //! Publishing what is owed: a frozen list of staged objects becomes one file under a deterministic name. A pure function of what was
 //! committed, so a second publisher writes the same bytes and does no harm.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
-use hydrometer_schemas::time::{SECONDS_PER_HOUR, SECONDS_PER_MINUTE};
+use hydrometer_rating::history::{ServerTimeline, Span};
+use hydrometer_rating::keys::CellKey;
+use hydrometer_rating::money::Amount;
+use hydrometer_rating::quantities::Quantity;
+use hydrometer_rating::terms::RateId;
+use hydrometer_schemas::time::{SECONDS_PER_HOUR, SECONDS_PER_MINUTE, Second};
 use hydrometer_schemas::warehouse::Table;
-use hydrometer_sinks::rated::{RatedRow, StepRow, fill_amounts};
+use hydrometer_sinks::rated::{RatedRow, RecordKind, StepRow, fill_amounts};
 use hydrometer_sinks::usage::{UsageKey, UsageRow, merged};
 use hydrometer_sinks::{SinkError, Warehouse, parquet, quarantine, rated, usage};
 
+use crate::evidence::{Evidence, LOOK_BACK_HOURS};
 use crate::failpoint;
 use crate::source::TopicPartition;
 use crate::store::Database;
+use crate::store::closing::{self, DueStep};
 use crate::store::manifest::{self, File, Object, ObjectKind};
+use crate::store::period::CLOSING;
 use crate::worker::WorkerError;
 
 /// How many files are made at once; each holds the rows of its hour in memory.
@@ -57,6 +65,7 @@ async fn publish_file(db: &Database, warehouse: &Warehouse, file: &File) -> Resu
 /// revisions and numbers its files by rounds.
 fn kind_of(file: &File) -> &'static str {
     match (file.table, file.revision) {
+        _ if *file.partition.topic == *CLOSING => "closing",
         (_, 0) => "live",
         (Table::Quarantine, _) => "lifecycle",
         _ => "revision",
@@ -70,6 +79,9 @@ async fn content(
     file: &File,
     objects: &[Object],
 ) -> Result<(Bytes, usize), WorkerError> {
+    if *file.partition.topic == *CLOSING {
+        return closing_content(db, file).await;
+    }
     let mut parts = Vec::new();
     for object in objects {
         let bytes = warehouse.read_checked(&object.name, &object.sha256).await?;
@@ -81,6 +93,51 @@ async fn content(
     }
     let file = file.clone();
     tokio::task::spawn_blocking(move || merge(&file, parts)).await?
+}
+
+/// What a closing booked, as rated records. Nothing is staged for it: its steps are rows of the commit point.
+async fn closing_content(db: &Database, file: &File) -> Result<(Bytes, usize), WorkerError> {
+    let mut rows = closing_records(db, &file.name).await?;
+    rows.sort_by_cached_key(RatedRow::sort_key);
+    let bytes = parquet::encode(&file.name, file.table.schema(), &rated::to_batch(&rows)?, file.epoch)?;
+    Ok((bytes, rows.len()))
+}
+
+/// The records of a closing's file.
+pub async fn closing_records(db: &Database, file: &str) -> Result<Vec<RatedRow>, WorkerError> {
+    let steps = closing::steps_of(db.client_ref(), file).await?;
+    steps.into_iter().map(|(step, commit, revision)| record(step, commit, revision)).collect()
+}
+
+fn record(step: DueStep, commit: String, revision: i32) -> Result<RatedRow, WorkerError> {
+    let DueStep { key, end, booked, before, after, .. } = step;
+    let difference = |after: Amount, before| after.checked_sub(before).map_err(SinkError::from);
+    Ok(RatedRow {
+        contract: key.contract,
+        charge: key.charge,
+        renter: key.renter,
+        currency: key.currency,
+        lease: None,
+        server: None,
+        slot: None,
+        gpu: None,
+        window: Span { from: key.period, to: end },
+        period: key.billing,
+        ladder: key.period,
+        resource: key.subject,
+        cell: CellKey { version_from: key.version_from, rate: RateId(0), segment: 0, supplier: key.supplier },
+        price: None,
+        share: None,
+        basis: String::new(),
+        quantity: Quantity::default(),
+        kind: RecordKind::Due(key.kind),
+        renter_amount: difference(after.0, before.0)?,
+        supplier_amount: difference(after.1, before.1)?,
+        booked,
+        partition: 0,
+        revision,
+        commit,
+    })
 }
 
 /// A staged object as it was read, with the steps that price its records.
@@ -200,6 +257,36 @@ pub async fn published_rated(
         rows.extend(decode_rated(&file.name, bytes)?);
     }
     Ok(rows)
+}
+
+/// Gives evidence the last metered minute before `hour` of every GPU that sits on these servers: counters and XIDs are read against
+/// it. Looks back from hour to hour until all are found, and no further than a counter's gap is bridged.
+pub async fn look_back<'a>(
+    db: &Database,
+    warehouse: &Warehouse,
+    partition: &TopicPartition,
+    hour: Second,
+    servers: impl Iterator<Item = &'a ServerTimeline>,
+    evidence: &mut Evidence,
+) -> Result<(), WorkerError> {
+    let mut sought: BTreeSet<(&str, &str)> = BTreeSet::new();
+    for server in servers {
+        let seats = server.occupancy.values().flatten().filter(|seat| seat.span.from < hour);
+        sought.extend(seats.map(|seat| (server.server.as_str(), seat.gpu.as_str())));
+    }
+    for hours in 1..=LOOK_BACK_HOURS {
+        sought.retain(|(server, gpu)| !evidence.knows_before(server, gpu));
+        if sought.is_empty() {
+            return Ok(());
+        }
+        let earlier = hour - hours * SECONDS_PER_HOUR;
+        for row in published_usage(db, warehouse, partition, earlier).await?.values() {
+            if sought.contains(&(&*row.server, &*row.gpu)) {
+                evidence.add(row);
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Parts of publications belong to no attempt; nobody writes one for as long as this.

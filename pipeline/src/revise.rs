@@ -3,23 +3,29 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use hydrometer_rating::classes::{ClassSeconds, Masks};
 use hydrometer_rating::history::{History, Span};
+use hydrometer_rating::keys::{CellKey, StateKey};
+use hydrometer_rating::money::Amount;
+use hydrometer_rating::quantities::Quantity;
+use hydrometer_rating::xid::XidPolicy;
+use hydrometer_schemas::contract::Basis;
 use hydrometer_schemas::time::{SECONDS_PER_HOUR, SECONDS_PER_MINUTE, Second, hour_ceil, hour_floor};
 use hydrometer_sinks::Warehouse;
 use hydrometer_sinks::rated::{RatedRow, RecordKind};
 use hydrometer_sinks::usage::{UsageKey, UsageRow};
 
 use crate::derive::{Derived, due_windows, rows};
+use crate::evidence::{Evidence, FatalXid, LOOK_BACK_HOURS};
 use crate::homes::Homes;
 use crate::protocol::derivable;
-use crate::publish::{published_rated, published_usage, usage_rows};
+use crate::publish::{look_back, published_rated, published_usage, usage_rows};
 use crate::source::TopicPartition;
 use crate::store::Database;
 use crate::store::commit::RevisedWindow;
 use crate::store::lease::Lease;
 use crate::store::manifest::{self, Object};
 use crate::store::timeline::{OpenRequest, Request, Scope, is_asked, open_requests, unrated_hours};
+use crate::store::xid::fatal_xids;
 use crate::worker::WorkerError;
 
 /// What a round of revisions found for one partition.
@@ -31,8 +37,18 @@ pub struct Revision {
     pub derived: Derived,
     pub revised: Vec<RevisedWindow>,
     pub mended: Vec<(String, Second, Second)>,
+    /// Fatal XIDs that were first seen in these hours.
+    pub fatal: Vec<FatalXid>,
     /// Requests that are answered when this is committed.
     pub finished: Vec<i64>,
+}
+
+/// What a revision is derived from.
+pub struct Sources<'a> {
+    pub db: &'a Database,
+    pub warehouse: &'a Warehouse,
+    pub history: &'a History,
+    pub lease: &'a Lease,
 }
 
 /// What the derivable requests of a partition ask for.
@@ -52,6 +68,11 @@ pub struct Plan {
 impl Plan {
     pub fn is_empty(&self) -> bool {
         self.requests.is_empty()
+    }
+
+    /// A plan that nobody asked for: what would change if these hours of these servers were derived again?
+    pub fn of(hours: BTreeMap<Second, BTreeSet<String>>) -> Plan {
+        Plan { hours, ..Plan::default() }
     }
 
     /// Gathers the requests of the partition that lie behind its frontier, oldest first, until they touch `hours_max` hours.
@@ -90,7 +111,7 @@ impl Plan {
                 }
                 Scope::Object(name) => {
                     let Some(object) = manifest::object(db.client_ref(), name).await? else { continue };
-                    plan.take_late(db, warehouse, &object, homes, lease, &request.cause).await?;
+                    plan.take_late(db, warehouse, history, &object, homes, lease, &request.cause).await?;
                 }
             }
             plan.requests.push(id);
@@ -98,16 +119,19 @@ impl Plan {
         Ok(plan)
     }
 
+    #[allow(clippy::too_many_arguments)]
     async fn take_late(
         &mut self,
         db: &Database,
         warehouse: &Warehouse,
+        history: &History,
         object: &Object,
         homes: &Homes,
         lease: &Lease,
         cause: &str,
     ) -> Result<(), WorkerError> {
         let mut foreign: BTreeMap<&TopicPartition, Span> = BTreeMap::new();
+        let mut lasting: Vec<UsageRow> = Vec::new();
         for row in usage_rows(warehouse, object).await? {
             let start = row.minute * SECONDS_PER_MINUTE;
             let hour = hour_floor(start);
@@ -115,12 +139,20 @@ impl Plan {
             let ours = *home == lease.partition;
             if ours && hour + SECONDS_PER_HOUR <= lease.frontier {
                 self.hours.entry(hour).or_default().insert(row.server.to_string());
+                if outlasts_its_hour(history, &row) {
+                    lasting.push(row.clone());
+                }
                 self.late.push(row);
             } else if !ours && homes.has_moved(&row.server) {
                 // Every other home that an object has rows for was asked, by the homes that its writer knew.
                 let end = start + SECONDS_PER_MINUTE;
                 let span = foreign.entry(home).or_insert(Span { from: start, to: end });
                 *span = Span { from: span.from.min(start), to: span.to.max(end) };
+            }
+        }
+        for row in lasting {
+            for hour in hours_after(db, warehouse, history, lease, &row).await? {
+                self.hours.entry(hour).or_default().insert(row.server.to_string());
             }
         }
         for (home, Span { from, to }) in foreign {
@@ -135,9 +167,49 @@ impl Plan {
     }
 }
 
+/// Whether a late minute may change how later hours are rated: a fatal XID lasts, and a counter is read against what came before.
+fn outlasts_its_hour(history: &History, row: &UsageRow) -> bool {
+    let is_fatal = row.xids.keys().any(|xid| XidPolicy::default().is_fatal(*xid));
+    is_fatal || (row.energy_last.is_some() && meters_energy(history, &row.server))
+}
+
+fn meters_energy(history: &History, server: &str) -> bool {
+    let leases = history.server(server).into_iter().flat_map(|timeline| &timeline.leases);
+    let mut versions = leases.flat_map(|lease| history.versions(&lease.contract));
+    versions.any(|version| version.terms.charges.values().any(|charge| charge.basis == Basis::Energy))
+}
+
+/// The rated hours after a late minute's own that it may change: up to the frontier for a fatal XID (whether the GPU has recovered
+/// is for the timeline to say), else up to the one that holds the counter's next reading.
+async fn hours_after(
+    db: &Database,
+    warehouse: &Warehouse,
+    history: &History,
+    lease: &Lease,
+    row: &UsageRow,
+) -> Result<BTreeSet<Second>, WorkerError> {
+    let next = hour_floor(row.minute * SECONDS_PER_MINUTE) + SECONDS_PER_HOUR;
+    let span = |to: Second| Span { from: next, to };
+    if row.xids.keys().any(|xid| XidPolicy::default().is_fatal(*xid)) {
+        return server_hours(db, history, lease, &row.server, span(lease.frontier)).await;
+    }
+    let mut hour = next;
+    while hour + SECONDS_PER_HOUR <= lease.frontier && hour < next + LOOK_BACK_HOURS * SECONDS_PER_HOUR {
+        let known = published_usage(db, warehouse, &lease.partition, hour).await?;
+        let reads = |row_then: &UsageRow| {
+            (&row_then.server, &row_then.gpu) == (&row.server, &row.gpu) && row_then.energy_first.is_some()
+        };
+        hour += SECONDS_PER_HOUR;
+        if known.values().any(reads) {
+            break;
+        }
+    }
+    server_hours(db, history, lease, &row.server, span(hour.min(lease.frontier))).await
+}
+
 /// The hours in which a server's rating may have changed: those that its leases touch now, and those that were rated before or
 /// could not be.
-async fn server_hours(
+pub async fn server_hours(
     db: &Database,
     history: &History,
     lease: &Lease,
@@ -162,18 +234,14 @@ async fn server_hours(
 impl Revision {
     /// Derives some hours of a plan again. `last` says that the plan is through after them, so that its requests are answered.
     pub async fn derive(
-        db: &Database,
-        warehouse: &Warehouse,
-        history: &History,
-        lease: &Lease,
+        from: &Sources<'_>,
         plan: &Plan,
         hours: &[Second],
         last: bool,
     ) -> Result<Revision, WorkerError> {
         let mut revision = Revision::default();
         for &hour in hours {
-            let Some(servers) = plan.hours.get(&hour) else { continue };
-            revision.hour(db, warehouse, history, lease, plan, hour, servers).await?;
+            revision.hour(from, plan, hour).await?;
         }
         if last {
             revision.finished = plan.requests.clone();
@@ -181,36 +249,30 @@ impl Revision {
         Ok(revision)
     }
 
-    #[allow(clippy::too_many_arguments)]
-    async fn hour(
-        &mut self,
-        db: &Database,
-        warehouse: &Warehouse,
-        history: &History,
-        lease: &Lease,
-        plan: &Plan,
-        hour: Second,
-        servers: &BTreeSet<String>,
-    ) -> Result<(), WorkerError> {
+    async fn hour(&mut self, from: &Sources<'_>, plan: &Plan, hour: Second) -> Result<(), WorkerError> {
+        let Some(servers) = plan.hours.get(&hour) else { return Ok(()) };
+        let Sources { db, warehouse, history, lease } = from;
         let mut known = published_usage(db, warehouse, &lease.partition, hour).await?;
         let lacking =
             lacking(&known, plan.late.iter().filter(|row| hour_floor(row.minute * SECONDS_PER_MINUTE) == hour));
         for row in &lacking {
             known.entry(row.key()).and_modify(|k| k.merge(row)).or_insert_with(|| row.clone());
         }
-        let evidence: BTreeMap<(&str, &str, i64), Masks> = known
-            .iter()
-            .map(|((server, gpu, minute), row)| {
-                ((&**server, &**gpu, *minute), Masks { present: row.present, busy: row.busy })
-            })
-            .collect();
+        let mut evidence = Evidence::since(hour);
+        known.values().for_each(|row| evidence.add(row));
+        let servers_here = servers.iter().filter_map(|server| history.server(server));
+        look_back(db, warehouse, &lease.partition, hour, servers_here, &mut evidence).await?;
+        for xid in fatal_xids(db.client_ref(), servers.iter().map(String::as_str)).await?.iter().chain(&self.fatal) {
+            evidence.add_fatal(xid);
+        }
+        self.fatal.extend(evidence.fatal_xids().into_iter().filter(|xid| servers.contains(&xid.0)));
         if !lacking.is_empty() {
             self.usage.insert(hour, lacking);
         }
 
         let before = said_before(published_rated(db, warehouse, &lease.partition, hour).await?, servers);
         let now = self.derive_now(history, lease, hour, servers, &evidence);
-        self.difference(lease, hour, before, now);
+        self.difference(history, lease, hour, before, now);
         Ok(())
     }
 
@@ -220,15 +282,13 @@ impl Revision {
         lease: &Lease,
         hour: Second,
         servers: &BTreeSet<String>,
-        evidence: &BTreeMap<(&str, &str, i64), Masks>,
+        evidence: &Evidence,
     ) -> BTreeMap<RecordKey, RatedRow> {
         let mut now = BTreeMap::new();
         for server in servers {
             // By server, since the lease may be gone whose time could not be rated.
             self.mended.push((server.clone(), hour, hour + SECONDS_PER_HOUR));
             let Some(timeline) = history.server(server) else { continue };
-            let masks =
-                |gpu: &str, minute: i64| evidence.get(&(server.as_str(), gpu, minute)).copied().unwrap_or_default();
             for l in &timeline.leases {
                 let versions = history.versions(&l.contract);
                 let hour_span = Span { from: hour, to: hour + SECONDS_PER_HOUR };
@@ -236,7 +296,7 @@ impl Revision {
                     continue;
                 }
                 for window in due_windows(l, versions, hour, hour + SECONDS_PER_HOUR) {
-                    let quantities = self.derived.window(timeline, l, versions, window, masks);
+                    let quantities = self.derived.window(timeline, l, versions, window, &evidence.of(server, window));
                     for row in rows(timeline, l, versions, window, lease.partition.partition, quantities) {
                         now.insert(RecordKey::of(&row), row);
                     }
@@ -249,40 +309,41 @@ impl Revision {
     /// What is to be said now, less what was said before. Nothing new: nothing.
     fn difference(
         &mut self,
+        history: &History,
         lease: &Lease,
         hour: Second,
-        before: BTreeMap<RecordKey, (RatedRow, ClassSeconds, i32)>,
+        before: BTreeMap<RecordKey, Said>,
         now: BTreeMap<RecordKey, RatedRow>,
     ) {
         let keys: BTreeSet<&RecordKey> = before.keys().chain(now.keys()).collect();
         type Window = (String, String, Span);
         let mut last_revision: BTreeMap<Window, i32> = BTreeMap::new();
-        for (key, (_, _, revision)) in &before {
+        for (key, said) in &before {
             let last = last_revision.entry((key.lease.clone(), key.server.clone(), key.window)).or_default();
-            *last = (*last).max(*revision);
+            *last = (*last).max(said.revision);
         }
         let mut revised: BTreeMap<Window, i32> = BTreeMap::new();
         for key in keys {
-            let said = before.get(key).map(|(_, seconds, _)| *seconds).unwrap_or_default();
-            let found = now.get(key).map(|row| row.seconds).unwrap_or_default();
-            let seconds = found.minus(said);
-            if seconds.is_zero() {
+            let said = before.get(key).map(|said| said.quantity).unwrap_or_default();
+            let found = now.get(key).map(|row| row.quantity).unwrap_or_default();
+            let quantity = found.minus(said);
+            if quantity.is_zero() {
                 continue;
             }
-            let Some(sample) = now.get(key).or_else(|| before.get(key).map(|(row, _, _)| row)) else { continue };
+            let Some(sample) = now.get(key).or_else(|| before.get(key).map(|said| &said.sample)) else { continue };
             let window = (key.lease.clone(), key.server.clone(), key.window);
             let next =
                 *revised.entry(window.clone()).or_insert_with(|| last_revision.get(&window).copied().unwrap_or(0) + 1);
             let row = RatedRow {
-                seconds,
+                quantity,
                 kind: RecordKind::Correction,
                 revision: next,
-                renter_amount: hydrometer_rating::money::Amount::ZERO,
-                supplier_amount: hydrometer_rating::money::Amount::ZERO,
+                renter_amount: Amount::ZERO,
+                supplier_amount: Amount::ZERO,
                 partition: lease.partition.partition,
                 ..sample.clone()
             };
-            self.derived.note_parties(&row);
+            self.derived.note(history, &row);
             self.derived.rows.entry(hour).or_default().push(row);
         }
         self.revised.extend(revised.into_iter().map(|((lease, server, window), revision)| RevisedWindow {
@@ -303,8 +364,9 @@ struct RecordKey {
     window: Span,
     slot: Option<u32>,
     gpu: Option<String>,
-    contract: String,
-    cell: hydrometer_rating::rate::CellKey,
+    state: StateKey,
+    period: Second,
+    cell: CellKey,
 }
 
 impl RecordKey {
@@ -315,24 +377,35 @@ impl RecordKey {
             window: row.window,
             slot: row.slot,
             gpu: row.gpu.clone(),
-            contract: row.contract.clone(),
+            state: row.state(),
+            period: row.period,
             cell: row.cell.clone(),
         }
     }
 }
 
-/// The sum of all that was said before about these servers, and the latest revision that said it.
-fn said_before(rated: Vec<RatedRow>, servers: &BTreeSet<String>) -> BTreeMap<RecordKey, (RatedRow, ClassSeconds, i32)> {
-    let mut before: BTreeMap<RecordKey, (RatedRow, ClassSeconds, i32)> = BTreeMap::new();
+/// All that was said before under one key.
+#[derive(Debug)]
+struct Said {
+    sample: RatedRow,
+    quantity: Quantity,
+    /// The latest revision that said any of it.
+    revision: i32,
+}
+
+/// The sum of all that was said before about these servers.
+fn said_before(rated: Vec<RatedRow>, servers: &BTreeSet<String>) -> BTreeMap<RecordKey, Said> {
+    let mut before: BTreeMap<RecordKey, Said> = BTreeMap::new();
     for row in rated {
         // Adjustments carry money, no quantity; they name no server.
         if !row.server.as_ref().is_some_and(|server| servers.contains(server)) {
             continue;
         }
-        let (seconds, revision) = (row.seconds, row.revision);
-        let sum = before.entry(RecordKey::of(&row)).or_insert_with(|| (row, ClassSeconds::default(), 0));
-        sum.1 = sum.1.plus(seconds);
-        sum.2 = sum.2.max(revision);
+        let (quantity, revision) = (row.quantity, row.revision);
+        let nothing = |sample| Said { sample, quantity: Quantity::default(), revision };
+        let said = before.entry(RecordKey::of(&row)).or_insert_with(|| nothing(row));
+        said.quantity = said.quantity.plus(quantity);
+        said.revision = said.revision.max(revision);
     }
     before
 }

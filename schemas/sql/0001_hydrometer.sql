@@ -7,7 +7,7 @@ CREATE SCHEMA IF NOT EXISTS hydrometer;
 CREATE TABLE hydrometer.partition_lease (
     topic         text    NOT NULL,
     partition     integer NOT NULL,
-    role          text    NOT NULL CHECK (role IN ('telemetry', 'lifecycle')),
+    role          text    NOT NULL CHECK (role IN ('telemetry', 'lifecycle', 'internal')),
     epoch         bigint  NOT NULL DEFAULT 0,
     worker        text    NOT NULL DEFAULT '',
     round         bigint  NOT NULL DEFAULT 0,      -- commits so far
@@ -36,10 +36,19 @@ CREATE TABLE hydrometer.home (
 -- One row per committed round: what it moved, for whom, and under which attempt.
 CREATE TABLE hydrometer.commit (
     id         uuid PRIMARY KEY,                   -- the attempt's id
-    kind       text NOT NULL CHECK (kind IN ('live', 'revision', 'lifecycle')),
+    kind       text NOT NULL CHECK (kind IN ('live', 'revision', 'lifecycle', 'closing')),
     worker     text NOT NULL,
     partitions jsonb NOT NULL,                     -- [{topic, partition, epoch, round, next_from, next_to, frontier_from, frontier_to}]
     at         timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
+-- What an operator's command committed: who asked for it, and why.
+CREATE TABLE hydrometer.command (
+    commit_id uuid PRIMARY KEY,
+    name      text NOT NULL,
+    who       text NOT NULL CHECK (who <> ''),
+    why       text NOT NULL,
+    at        timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 
 -- The version of all timelines; every lifecycle commit takes the next one while it holds the timeline lock exclusively,
@@ -137,48 +146,155 @@ CREATE TABLE hydrometer.file_object (
 );
 CREATE INDEX file_object_object ON hydrometer.file_object (object);
 
--- The rating state: one row per contract, charge and period to lock, and its cells.
-CREATE TABLE hydrometer.rating_state (
-    contract text   NOT NULL,
-    charge   text   NOT NULL,
-    period_s bigint NOT NULL,
-    PRIMARY KEY (contract, charge, period_s)
-);
-CREATE TABLE hydrometer.rating_cell (
+-- The billing periods that something was rated in. A closed one changes no more: what comes later is booked in an open one.
+CREATE TABLE hydrometer.period (
     contract  text   NOT NULL,
+    start_s   bigint NOT NULL,
+    end_s     bigint NOT NULL CHECK (end_s > start_s),
+    closed_by uuid,                                -- the commit that closed it
+    PRIMARY KEY (contract, start_s)
+);
+
+-- The rating state: one row to lock per contract, charge and stretch over which amounts are cumulated (the billing period, or the
+-- hour of an hourly commitment), for each resource where a ladder's scope is the resource; and its cells.
+CREATE TABLE hydrometer.rating_state (
+    id        bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    contract  text   NOT NULL,
+    renter    text   NOT NULL,
+    currency  text   NOT NULL,
     charge    text   NOT NULL,
     period_s  bigint NOT NULL,
+    resource  text   NOT NULL,                     -- empty, LEASE, LEASE/SLOT or a server: whose usage climbs the ladder
+    raw       boolean NOT NULL,                    -- quantities of a lease and slot before minimum and step: they have no amounts
+    billing_s bigint NOT NULL,                     -- where the billing period begins that period_s lies in
+    UNIQUE (contract, charge, period_s, resource, renter, currency, raw)
+);
+CREATE INDEX rating_state_billing ON hydrometer.rating_state (contract, billing_s);
+CREATE INDEX rating_state_raw ON hydrometer.rating_state (contract, charge, resource) WHERE raw;
+CREATE TABLE hydrometer.rating_cell (
+    state     bigint NOT NULL REFERENCES hydrometer.rating_state,
     version_from_s bigint NOT NULL,
-    price     numeric(38, 12) NOT NULL,
-    share     numeric(12, 6)  NOT NULL,
+    rate      text   NOT NULL,                     -- names the charge's terms and the supplier's side of them
+    segment   integer NOT NULL,                    -- the time of the week; 0 is the charge's own price
     supplier  text   NOT NULL,
-    billed_s  bigint NOT NULL CHECK (billed_s >= 0),
-    paid_s    bigint NOT NULL CHECK (paid_s >= 0),
+    billed    numeric(38, 6) NOT NULL CHECK (billed >= 0),   -- pieces: seconds, joules, slice-seconds, byte-seconds
+    paid      numeric(38, 6) NOT NULL CHECK (paid >= 0),
     renter_amount   numeric(38, 9) NOT NULL,
     supplier_amount numeric(38, 9) NOT NULL,
-    PRIMARY KEY (contract, charge, period_s, version_from_s, price, share, supplier)
+    PRIMARY KEY (state, version_from_s, rate, segment, supplier)
 );
 
 -- What a commit changed in a cell, per partition and hour: with the staged quantities it gives every rated record its amount.
 CREATE TABLE hydrometer.rating_step (
     object    text   NOT NULL REFERENCES hydrometer.object,
-    contract  text   NOT NULL,
-    charge    text   NOT NULL,
-    period_s  bigint NOT NULL,
+    state     bigint NOT NULL REFERENCES hydrometer.rating_state,
     version_from_s bigint NOT NULL,
-    price     numeric(38, 12) NOT NULL,
-    share     numeric(12, 6)  NOT NULL,
+    rate      text   NOT NULL,
+    segment   integer NOT NULL,
     supplier  text   NOT NULL,
-    billed_before bigint NOT NULL,
-    billed_after  bigint NOT NULL,
-    paid_before   bigint NOT NULL,
-    paid_after    bigint NOT NULL,
+    billed_before numeric(38, 6) NOT NULL,
+    billed_after  numeric(38, 6) NOT NULL,
+    paid_before   numeric(38, 6) NOT NULL,
+    paid_after    numeric(38, 6) NOT NULL,
     renter_before   numeric(38, 9) NOT NULL,
     renter_after    numeric(38, 9) NOT NULL,
     supplier_before numeric(38, 9) NOT NULL,
     supplier_after  numeric(38, 9) NOT NULL,
+    booked_s    bigint NOT NULL,                   -- the billing period in which it is booked: its own while that is open
     transaction uuid NOT NULL,
-    PRIMARY KEY (object, contract, charge, period_s, version_from_s, price, share, supplier)
+    PRIMARY KEY (object, state, version_from_s, rate, segment, supplier)
+);
+
+-- What each lease used in a billing period: what uptime, fees and credits are worked out from when it closes.
+CREATE TABLE hydrometer.lease_use (
+    contract  text   NOT NULL,
+    renter    text   NOT NULL,
+    currency  text   NOT NULL,
+    charge    text   NOT NULL,
+    billing_s bigint NOT NULL,
+    lease     text   NOT NULL,
+    server    text   NOT NULL,
+    period_s  bigint NOT NULL,                     -- of the rating state: the billing period, or the hour
+    resource  text   NOT NULL,
+    version_from_s bigint NOT NULL,
+    rate      text   NOT NULL,
+    segment   integer NOT NULL,
+    supplier  text   NOT NULL,
+    used_s bigint NOT NULL, idle_s bigint NOT NULL, unknown_s bigint NOT NULL, down_s bigint NOT NULL, suspended_s bigint NOT NULL,
+    maintenance_s bigint NOT NULL, down_platform_s bigint NOT NULL, down_renter_s bigint NOT NULL,
+    billed_s bigint NOT NULL, paid_s bigint NOT NULL,
+    billed bigint NOT NULL, paid bigint NOT NULL,  -- pieces of the charge's basis
+    lost   bigint NOT NULL,                        -- pieces that would have been billed had it not been down
+    PRIMARY KEY (contract, billing_s, lease, server, charge, period_s, resource, version_from_s, rate, segment, supplier, renter, currency)
+);
+
+-- What falls due only at the end of an hour or of a billing period, as it stands now, and each change of it. A closing says what
+-- is due and books the difference from what was said before, so it can be repeated.
+CREATE TABLE hydrometer.due (
+    id        bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    contract  text   NOT NULL,
+    renter    text   NOT NULL,
+    currency  text   NOT NULL,
+    charge    text   NOT NULL,
+    kind      text   NOT NULL,
+    period_s  bigint NOT NULL,                     -- the hour, or the billing period
+    end_s     bigint NOT NULL,
+    billing_s bigint NOT NULL,
+    version_from_s bigint NOT NULL,                -- the version that it is of, where each has its own; else 0
+    subject   text   NOT NULL,                     -- a lease, slot or server, or empty
+    supplier  text   NOT NULL,                     -- or empty: it concerns the platform alone
+    renter_amount   numeric(38, 9) NOT NULL,
+    supplier_amount numeric(38, 9) NOT NULL,
+    why       text   NOT NULL,
+    UNIQUE (contract, billing_s, period_s, charge, kind, version_from_s, subject, supplier, renter, currency)
+);
+CREATE TABLE hydrometer.due_step (
+    due       bigint NOT NULL REFERENCES hydrometer.due,
+    commit_id uuid   NOT NULL,
+    file      text   NOT NULL,                     -- the file that tells it
+    renter_before   numeric(38, 9) NOT NULL,
+    renter_after    numeric(38, 9) NOT NULL,
+    supplier_before numeric(38, 9) NOT NULL,
+    supplier_after  numeric(38, 9) NOT NULL,
+    booked_s    bigint NOT NULL,
+    why         text   NOT NULL,
+    transaction uuid   NOT NULL,
+    PRIMARY KEY (due, commit_id)
+);
+CREATE INDEX due_step_file ON hydrometer.due_step (file);
+
+-- Every closing of a billing period, number 0 first; later numbers are what came in afterwards.
+CREATE TABLE hydrometer.closing (
+    contract  text    NOT NULL,
+    period_s  bigint  NOT NULL,
+    number    integer NOT NULL,
+    closed_by text    NOT NULL,                    -- who
+    accepted  jsonb   NOT NULL,                    -- what stood against it and was accepted, and why
+    commit_id uuid    NOT NULL,
+    at        timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (contract, period_s, number)
+);
+
+-- "Close these hours and periods again": something changed that they were closed over.
+CREATE TABLE hydrometer.closing_request (
+    id        bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    contract  text   NOT NULL,
+    from_s    bigint NOT NULL,
+    to_s      bigint NOT NULL,
+    cause     text   NOT NULL,
+    asked_by  uuid   NOT NULL,
+    done_by   uuid
+);
+CREATE INDEX closing_request_open ON hydrometer.closing_request (contract) WHERE done_by IS NULL;
+
+-- Seconds in which fatal XIDs were first read: a GPU is down from then until an event says that it recovered.
+CREATE TABLE hydrometer.fatal_xid (
+    server    text    NOT NULL,
+    gpu       text    NOT NULL,
+    at_s      bigint  NOT NULL,
+    xid       integer NOT NULL,
+    commit_id uuid    NOT NULL,
+    PRIMARY KEY (server, gpu, at_s, xid)
 );
 
 -- What could not be rated: it stops nothing and is asked for again by the event that mends it.
@@ -210,7 +326,11 @@ CREATE INDEX outbox_xid ON hydrometer.outbox (xid);
 GRANT USAGE ON SCHEMA hydrometer TO {app_role};
 GRANT SELECT ON ALL TABLES IN SCHEMA hydrometer TO {app_role};
 GRANT INSERT ON ALL TABLES IN SCHEMA hydrometer TO {app_role};
-GRANT UPDATE ON hydrometer.partition_lease, hydrometer.timeline, hydrometer.rating_state, hydrometer.rating_cell TO {app_role};
+GRANT UPDATE ON hydrometer.partition_lease, hydrometer.timeline, hydrometer.rating_state, hydrometer.rating_cell,
+    hydrometer.lease_use TO {app_role};
+GRANT UPDATE (closed_by) ON hydrometer.period TO {app_role};
+GRANT UPDATE (renter_amount, supplier_amount, why) ON hydrometer.due TO {app_role};
+GRANT UPDATE (done_by) ON hydrometer.closing_request TO {app_role};
 GRANT UPDATE (done_by) ON hydrometer.request TO {app_role};
 GRANT UPDATE (verdict) ON hydrometer.event TO {app_role};
 GRANT UPDATE (retired_at) ON hydrometer.object TO {app_role};

@@ -5,7 +5,7 @@ use std::sync::{Arc, LazyLock};
 use arrow_schema::{DataType, Field, Schema, SchemaRef, TimeUnit};
 
 /// Schema version, written into every file's key-value metadata.
-pub const VERSION: &str = "1";
+pub const VERSION: &str = "2";
 
 /// Amounts: 38 digits, 9 after the point.
 pub const AMOUNT: DataType = DataType::Decimal128(38, 9);
@@ -54,8 +54,9 @@ pub static USAGE: LazyLock<SchemaRef> = LazyLock::new(|| {
     ]))
 });
 
-/// `rated_usage/`: one row per lease, slot, GPU, charge, window and price version, and per revision the difference.
-/// Sums over all rows are right. Staged objects hold the same columns with the amounts still zero.
+/// `rated_usage/`: one row per lease, slot, GPU, charge, window and cell (price version, time of the week, supplier), per revision
+/// the difference, and per closing what fell due. Sums over all rows are right: amounts in all of them, seconds by class in one
+/// charge's rows of each lease. Staged objects hold the same columns with the amounts still zero.
 pub static RATED: LazyLock<SchemaRef> = LazyLock::new(|| {
     Arc::new(Schema::new(vec![
         field("record", DataType::Utf8),
@@ -71,21 +72,33 @@ pub static RATED: LazyLock<SchemaRef> = LazyLock::new(|| {
         field("window_start", timestamp()),
         field("window_end", timestamp()),
         field("period_start", timestamp()),
+        field("ladder_start", timestamp()),
+        field("resource", DataType::Utf8),
         field("version_from", timestamp()),
-        field("price", PRICE),
-        field("supplier_share_percent", SHARE),
+        field("rate", DataType::Utf8),
+        field("segment", DataType::Int32),
+        optional("price", PRICE),
+        optional("supplier_share_percent", SHARE),
         field("currency", DataType::Utf8),
         field("leased_s", DataType::Int64),
         field("used_s", DataType::Int64),
         field("idle_s", DataType::Int64),
         field("unknown_s", DataType::Int64),
+        field("maintenance_s", DataType::Int64),
         field("down_s", DataType::Int64),
+        field("down_platform_s", DataType::Int64),
+        field("down_renter_s", DataType::Int64),
         field("suspended_s", DataType::Int64),
         field("billed_s", DataType::Int64),
         field("paid_s", DataType::Int64),
+        field("basis", DataType::Utf8),
+        field("quantity", DataType::Int64),
+        field("paid_quantity", DataType::Int64),
+        field("lost_quantity", DataType::Int64),
         field("renter_amount", AMOUNT),
         field("supplier_amount", AMOUNT),
         field("commission", AMOUNT),
+        field("booked_start", timestamp()),
         field("partition", DataType::Int32),
         field("revision", DataType::Int32),
         field("commit", DataType::Utf8),

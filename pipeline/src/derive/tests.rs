@@ -1,4 +1,6 @@
-use hydrometer_rating::money::{Price, Share};
+use std::sync::LazyLock;
+
+use hydrometer_rating::terms::Terms;
 
 use super::*;
 
@@ -15,19 +17,30 @@ impl Random {
 
 const BASE: Second = 1_772_359_200;
 
+fn terms(rating_window: RatingWindow) -> Arc<Terms> {
+    let document = serde_json::json!({
+        "contract": "c", "effective": "2026-01-01T00:00:00Z", "renter": "r", "currency": "USD", "rating_window": rating_window,
+        "charges": { "gpu_hours": { "basis": "allocated", "price": "1" } },
+    });
+    Arc::new(hydrometer_rating::terms::compile(&serde_json::from_value(document).unwrap()).unwrap())
+}
+
 fn version(from: Second, to: Second, rating_window: RatingWindow) -> Version {
-    Version {
-        span: Span { from, to },
-        renter: "r".into(),
-        currency: "USD".into(),
-        price: Price::parse("1").unwrap(),
-        share: Share::parse_percent("80").unwrap(),
-        rating_window,
-    }
+    static TERMS: LazyLock<[Arc<Terms>; 2]> =
+        LazyLock::new(|| [terms(RatingWindow::Minute), terms(RatingWindow::Hour)]);
+    let n = usize::from(rating_window == RatingWindow::Hour);
+    Version { span: Span { from, to }, terms: TERMS[n].clone() }
 }
 
 fn lease(from: Second, to: Second) -> Lease {
-    Lease { lease: "l".into(), contract: "c".into(), slots: vec![0], span: Span { from, to }, suspended: Vec::new() }
+    Lease {
+        lease: "l".into(),
+        contract: "c".into(),
+        slots: vec![0],
+        span: Span { from, to },
+        suspended: Vec::new(),
+        slices: Vec::new(),
+    }
 }
 
 /// Second by second: the windows into which the seconds of a lease fall.
@@ -35,7 +48,7 @@ fn by_hand(lease: &Lease, versions: &[Version]) -> BTreeSet<(Second, Second)> {
     let window = |second: Second| {
         let hour = second - second.rem_euclid(3_600);
         let first = (hour..hour + 3_600).find_map(|s| versions.iter().find(|v| v.span.from <= s && s < v.span.to));
-        let length = if first.is_some_and(|v| v.rating_window == RatingWindow::Minute) { 60 } else { 3_600 };
+        let length = if first.is_some_and(|v| v.terms.rating_window == RatingWindow::Minute) { 60 } else { 3_600 };
         let from = second - second.rem_euclid(length);
         (from, from + length)
     };

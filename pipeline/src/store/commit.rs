@@ -1,12 +1,12 @@
 //! The transaction of a round (READ COMMITTED), with its locks always in this order, sorted within each: the fence, the timeline
-//! lock (shared), homes, the rating states, ledger accounts. Nothing else is waited for inside it.
+//! lock (shared), homes, billing periods (shared), the rating states, ledger accounts. Nothing else is waited for inside it.
 
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use hydrometer_ledger::{self as ledger, AccountSpec, TransactionId};
-use hydrometer_rating::money::Amount;
-use hydrometer_rating::rate::State;
+use hydrometer_rating::keys::StateKey;
+use hydrometer_rating::rate::Rates;
 use hydrometer_schemas::lifecycle::Event;
 use hydrometer_schemas::time::Second;
 use hydrometer_schemas::warehouse::Table;
@@ -16,9 +16,11 @@ use uuid::Uuid;
 
 use super::lease::{Lease, lock_leases, move_leases};
 use super::manifest::{Object, freeze_hours, insert_files, insert_objects};
-use super::rating::{ObjectQuantities, ObjectStep, StateKey};
+use super::period::{Booked, Periods, Uses};
+use super::rating::{ObjectQuantities, ObjectStep};
 use super::timeline::Request;
-use super::{Database, StoreError, doing, home, rating, timeline};
+use super::{Database, StoreError, doing, home, period, rating, timeline, xid};
+use crate::evidence::FatalXid;
 use crate::failpoint;
 use crate::protocol::{Happened, TimelineRule};
 use crate::source::TopicPartition;
@@ -62,13 +64,6 @@ pub struct UnratedTime {
     pub reason: String,
 }
 
-/// Who is party to a contract.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Parties {
-    pub renter: String,
-    pub currency: String,
-}
-
 /// All that one round commits.
 #[derive(Debug)]
 pub struct RoundCommit {
@@ -83,13 +78,18 @@ pub struct RoundCommit {
     pub claims: BTreeMap<String, (TopicPartition, &'static str)>,
     pub objects: Vec<Object>,
     pub quantities: Vec<ObjectQuantities>,
-    pub parties: BTreeMap<String, Parties>,
+    /// What the records add to each lease's use of a billing period.
+    pub uses: Uses,
+    /// The billing periods that the records lie in.
+    pub periods: Periods,
     pub requests: Vec<Request>,
     pub finished_requests: Vec<i64>,
     pub revised: Vec<RevisedWindow>,
     pub unrated: Vec<UnratedTime>,
     /// Servers whose unrated time within these bounds was derived again.
     pub mended: Vec<(String, Second, Second)>,
+    /// Fatal XIDs that are seen to begin; those on record already are left as they are.
+    pub fatal: Vec<FatalXid>,
     /// Files of a revision: (index into `before`, table, hour, revision, objects).
     pub files: Vec<(usize, Table, Second, i32, Vec<String>)>,
 }
@@ -100,15 +100,21 @@ pub struct Judgement {
     pub requests: Vec<Request>,
 }
 
+/// What a round's transaction must know of timelines beyond what it was derived from.
+pub trait Timelines: Rates {
+    /// Takes in events that came after the derivation.
+    fn judge(&mut self, version: i64, events: Vec<Event>) -> Judgement;
+}
+
 /// What became of the transaction, for the protocol, and the error behind it, for people.
 pub type Outcome = (Happened, Option<StoreError>);
 
 impl Database {
-    /// Runs a round's transaction. `judge` is told of events that came after `timeline_version`.
+    /// Runs a round's transaction. `timelines` is told of events that came after `timeline_version`.
     pub async fn commit_round(
         &mut self,
         round: &RoundCommit,
-        mut judge: impl FnMut(i64, Vec<Event>) -> Judgement,
+        timelines: &mut impl Timelines,
     ) -> Result<Outcome, StoreError> {
         let kind = round.kind.name();
         failpoint::pass(format_args!("commit.{kind}.before"));
@@ -116,7 +122,7 @@ impl Database {
             Ok(tx) => tx,
             Err(error) => return classify(error),
         };
-        match inside(&tx, round, &mut judge).await {
+        match inside(&tx, round, timelines).await {
             Ok(Happened::Committed) => {}
             Ok(other) => {
                 let _ = tx.rollback().await;
@@ -167,7 +173,7 @@ pub fn fence(expected: &[Lease], found: &[Lease]) -> Option<Happened> {
 async fn inside(
     tx: &tokio_postgres::Transaction<'_>,
     round: &RoundCommit,
-    judge: &mut impl FnMut(i64, Vec<Event>) -> Judgement,
+    timelines: &mut impl Timelines,
 ) -> Result<Happened, StoreError> {
     let kind = round.kind.name();
     let partitions: Vec<TopicPartition> = round.before.iter().map(|l| l.partition.clone()).collect();
@@ -183,7 +189,7 @@ async fn inside(
     let mut late_requests = Vec::new();
     if timeline::version(tx).await? != round.timeline_version {
         let (version, events) = timeline::events_since(tx, round.timeline_version).await?;
-        let judgement = judge(version, events);
+        let judgement = timelines.judge(version, events);
         if judgement.touches {
             match round.timeline_rule {
                 TimelineRule::DeriveAgain => return Ok(Happened::TimelineMoved),
@@ -200,7 +206,7 @@ async fn inside(
     insert_commit(tx, round.attempt, round.kind.name(), &round.worker, &round.before, &round.after).await?;
     insert_objects(tx, &round.objects, round.attempt).await?;
     failpoint::pass(format_args!("commit.{kind}.named"));
-    rate_and_post(tx, round).await?;
+    rate_and_post(tx, round, timelines).await?;
     failpoint::pass(format_args!("commit.{kind}.posted"));
 
     timeline::insert_requests(tx, &round.requests, round.attempt).await?;
@@ -210,6 +216,7 @@ async fn inside(
         return Ok(Happened::Refused);
     }
     insert_unrated(tx, round).await?;
+    xid::insert_fatal_xids(tx, &round.fatal, round.attempt).await?;
     failpoint::pass(format_args!("commit.{kind}.asked"));
     for (before, after) in round.before.iter().zip(&round.after) {
         freeze_hours(tx, before, after, round.attempt).await?;
@@ -255,29 +262,44 @@ pub(super) async fn insert_commit(
     Ok(())
 }
 
-/// What one ledger transaction books: a contract's charge in a period, for one supplier; in a revision, of one hour.
+/// What one ledger transaction books: a rating state's step for one supplier, in the billing period that is open for it; in a
+/// revision, of one hour.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Booking {
     key: StateKey,
     supplier: String,
+    booked: Second,
     /// A revision's hour and partition, since it names what it corrects.
     corrected: Option<(TopicPartition, Second)>,
 }
 
-async fn rate_and_post(tx: &tokio_postgres::Transaction<'_>, round: &RoundCommit) -> Result<(), StoreError> {
-    let mut keys: Vec<StateKey> = round.quantities.iter().flat_map(|q| q.added.keys().cloned()).collect();
-    keys.sort();
-    keys.dedup();
-    if keys.is_empty() {
+/// What a booking comes to, and until when.
+#[derive(Debug, Clone, Copy, Default)]
+struct Sums {
+    booked: Booked,
+    until: Second,
+}
+
+async fn rate_and_post(
+    tx: &tokio_postgres::Transaction<'_>,
+    round: &RoundCommit,
+    rates: &impl Rates,
+) -> Result<(), StoreError> {
+    period::share(tx, &round.periods).await?;
+    let mut periods = round.periods.clone();
+    periods.extend(period::share_stepped(tx, &round.quantities).await?);
+    period::add_use(tx, &round.uses).await?;
+    if round.quantities.iter().all(ObjectQuantities::is_empty) {
         return Ok(());
     }
-    let mut states: BTreeMap<StateKey, State> = rating::lock_states(tx, &keys).await?;
-    let steps = rating::advance(&mut states, &round.quantities)?;
+    let mut locked = rating::lock_states(tx, &round.quantities).await?;
+    let steps = locked.advance(&round.quantities, rates)?;
 
     let objects: BTreeMap<&str, &Object> = round.objects.iter().map(|o| (o.name.as_str(), o)).collect();
     let booking_of = |step: &ObjectStep| Booking {
         key: step.key.clone(),
         supplier: step.step.key.supplier.clone(),
+        booked: step.booked,
         corrected: match round.kind {
             CommitKind::Live => None,
             CommitKind::Revision => {
@@ -285,31 +307,26 @@ async fn rate_and_post(tx: &tokio_postgres::Transaction<'_>, round: &RoundCommit
             }
         },
     };
-    let mut bookings: BTreeMap<Booking, (Amount, Amount, Second)> = BTreeMap::new();
+    let mut bookings: BTreeMap<Booking, Sums> = BTreeMap::new();
     for step in &steps {
-        let sum = bookings.entry(booking_of(step)).or_default();
+        let sums = bookings.entry(booking_of(step)).or_default();
         let until = objects.get(step.object.as_str()).map_or(0, |o| o.to);
-        sum.0 = sum.0.checked_add(step.step.renter_difference()?)?;
-        sum.1 = sum.1.checked_add(step.step.supplier_difference()?)?;
-        sum.2 = sum.2.max(until);
+        let booked = &mut sums.booked;
+        booked.renter = booked.renter.checked_add(step.step.renter_difference()?)?;
+        booked.supplier = booked.supplier.checked_add(step.step.supplier_difference()?)?;
+        booked.holdback = booked.holdback.checked_add(step.holdback(rates)?)?;
+        sums.until = sums.until.max(until);
     }
-    rating::write(tx, &states, &steps, |step| transaction_id(round, &booking_of(step)).0).await?;
+    locked.write(tx, &steps, rates, |step| transaction_id(round, &booking_of(step)).0).await?;
+    period::ask_to_close_again(tx, &steps, &periods, rates, round.attempt).await?;
 
     let mut set = Vec::new();
-    for (booking, (renter, supplier, until)) in &bookings {
-        let Some(parties) = round.parties.get(&booking.key.contract) else {
-            return Err(StoreError::Row {
-                table: "hydrometer.event",
-                detail: format!("contract {} has quantities but no parties", booking.key.contract),
-            });
-        };
+    for (booking, sums) in &bookings {
         let corrects = match &booking.corrected {
             Some((partition, hour)) => corrected_transaction(tx, booking, partition, *hour).await?,
             None => None,
         };
-        if let Some(transaction) = posting(round, booking, parties, *renter, *supplier, *until, corrects)? {
-            set.push(transaction);
-        }
+        set.extend(posting(round, booking, sums, corrects)?);
     }
     if !set.is_empty() {
         ledger::post(tx, &set).await?;
@@ -327,8 +344,11 @@ fn transaction_id(round: &RoundCommit, booking: &Booking) -> TransactionId {
             round.kind.name(),
             &rounds.join(","),
             &booking.key.contract,
+            &booking.key.renter,
+            &booking.key.currency,
             &booking.key.charge,
             &booking.key.period.to_string(),
+            &booking.key.resource,
             &booking.supplier,
             &corrected,
         ],
@@ -342,20 +362,26 @@ async fn corrected_transaction(
     partition: &TopicPartition,
     hour: Second,
 ) -> Result<Option<TransactionId>, StoreError> {
+    let key = &booking.key;
     let row = client
         .query_opt(
             "SELECT s.transaction FROM hydrometer.rating_step AS s \
+             JOIN hydrometer.rating_state AS k ON k.id = s.state \
              JOIN hydrometer.object AS o ON o.name = s.object JOIN hydrometer.commit AS c ON c.id = o.commit_id \
              JOIN ledger.transaction AS t ON t.id = s.transaction \
-             WHERE o.kind = 'rated' AND o.topic = $1 AND o.partition = $2 AND o.hour_s = $3 AND s.contract = $4 AND s.charge = $5 \
-               AND s.period_s = $6 AND s.supplier = $7 ORDER BY c.at, s.transaction LIMIT 1",
+             WHERE o.kind = 'rated' AND o.topic = $1 AND o.partition = $2 AND o.hour_s = $3 \
+               AND (k.contract, k.renter, k.currency, k.charge, k.period_s, k.resource) = ($4, $5, $6, $7, $8, $9) \
+               AND s.supplier = $10 ORDER BY c.at, s.transaction LIMIT 1",
             &[
                 &&*partition.topic,
                 &partition.partition,
                 &hour,
-                &booking.key.contract,
-                &booking.key.charge,
-                &booking.key.period,
+                &key.contract,
+                &key.renter,
+                &key.currency,
+                &key.charge,
+                &key.period,
+                &key.resource,
                 &booking.supplier,
             ],
         )
@@ -364,30 +390,16 @@ async fn corrected_transaction(
     Ok(row.map(|row| TransactionId(row.get(0))))
 }
 
-/// Dr renter unbilled, Cr supplier payable and commission; a negative difference swaps the sides.
+/// Dr renter unbilled, Cr supplier payable and holdback, and commission; a negative difference swaps the sides.
 fn posting(
     round: &RoundCommit,
     booking: &Booking,
-    parties: &Parties,
-    renter: Amount,
-    supplier: Amount,
-    until: Second,
+    sums: &Sums,
     corrects: Option<TransactionId>,
 ) -> Result<Option<ledger::Transaction>, StoreError> {
-    let commission = renter.checked_sub(supplier)?;
-    let currency = parties.currency.as_str();
-    let unbilled = || AccountSpec::renter_unbilled(&parties.renter, currency);
-    let mut transfers = Vec::new();
-    for (amount, credit) in [
-        (supplier, AccountSpec::supplier_payable(&booking.supplier, currency)),
-        (commission, AccountSpec::platform_commission(currency)),
-    ] {
-        let nanos = amount.scaled();
-        let (debit, credit) = if nanos > 0 { (unbilled(), credit) } else { (credit, unbilled()) };
-        if nanos != 0 {
-            transfers.push(ledger::Transfer { debit, credit, amount: ledger::Amount::from_nanos(nanos.abs()) });
-        }
-    }
+    let Booking { key, supplier, .. } = booking;
+    let commission = AccountSpec::platform_commission(&key.currency);
+    let transfers = period::transfers(&key.renter, supplier, &key.currency, &sums.booked, commission)?;
     if transfers.is_empty() {
         return Ok(None);
     }
@@ -395,28 +407,25 @@ fn posting(
         CommitKind::Live => "usage",
         CommitKind::Revision => "correction",
     };
-    let effective_at = DateTime::<Utc>::from_timestamp(until, 0)
-        .ok_or(StoreError::Row { table: "hydrometer.object", detail: format!("second {until} is no time") })?;
+    let effective_at = DateTime::<Utc>::from_timestamp(sums.until, 0)
+        .ok_or(StoreError::Row { table: "hydrometer.object", detail: format!("second {} is no time", sums.until) })?;
     Ok(Some(ledger::Transaction {
         id: transaction_id(round, booking),
         kind: kind.to_owned(),
         effective_at,
-        description: format!(
-            "{} of contract {}, supplier {}",
-            booking.key.charge, booking.key.contract, booking.supplier
-        ),
+        description: format!("{} of contract {}, supplier {supplier}", key.charge, key.contract),
         corrects,
         metadata: json!({
-            "commit": round.attempt.to_string(), "contract": booking.key.contract, "charge": booking.key.charge,
-            "period_s": booking.key.period, "supplier": booking.supplier, "renter": parties.renter,
-            "hour_s": booking.corrected.as_ref().map(|c| c.1),
+            "commit": round.attempt.to_string(), "contract": key.contract, "charge": key.charge,
+            "period_s": key.period, "resource": key.resource, "supplier": supplier, "renter": key.renter,
+            "currency": key.currency, "booked_s": booking.booked, "hour_s": booking.corrected.as_ref().map(|c| c.1),
         }),
         transfers,
     }))
 }
 
 /// Corrections are announced; usage is not (the ledger has it).
-async fn insert_outbox(client: &impl GenericClient, set: &[ledger::Transaction]) -> Result<(), StoreError> {
+pub(super) async fn insert_outbox(client: &impl GenericClient, set: &[ledger::Transaction]) -> Result<(), StoreError> {
     let corrections: Vec<&ledger::Transaction> = set.iter().filter(|t| t.kind == "correction").collect();
     if corrections.is_empty() {
         return Ok(());

@@ -16,6 +16,8 @@ use crate::window::Position;
 pub enum Role {
     Telemetry,
     Lifecycle,
+    /// A log of Hydrometer's own: closings, and commands that record events. It fences them and numbers them.
+    Internal,
 }
 
 impl Role {
@@ -23,6 +25,7 @@ impl Role {
         match self {
             Role::Telemetry => "telemetry",
             Role::Lifecycle => "lifecycle",
+            Role::Internal => "internal",
         }
     }
 }
@@ -72,7 +75,8 @@ impl Database {
             .execute(
                 "INSERT INTO hydrometer.partition_lease (topic, partition, role, frontier_s, time_us) \
                  SELECT $1, p, $2, \
-                        coalesce((SELECT min(frontier_s) FROM hydrometer.partition_lease WHERE role = 'telemetry'), 0), \
+                        CASE WHEN $2 = 'internal' THEN 0 \
+                             ELSE coalesce((SELECT min(frontier_s) FROM hydrometer.partition_lease WHERE role = 'telemetry'), 0) END, \
                         CASE WHEN $2 = 'lifecycle' THEN coalesce((SELECT min(time_us) FROM hydrometer.partition_lease WHERE role = 'lifecycle'), 0) ELSE 0 END \
                  FROM generate_series(0, $3 - 1) AS p ON CONFLICT DO NOTHING",
                 &[&topic, &role.name(), &count],

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use hydrometer_rating::history::{Span, Verdict};
+use hydrometer_rating::history::{Changes, History, Span, Verdict};
 use hydrometer_schemas::lifecycle::{Event, EventKey};
 use hydrometer_schemas::time::Second;
 use hydrometer_schemas::warehouse::Table;
@@ -13,7 +13,8 @@ use super::commit::{Outcome, classify, fence, insert_commit};
 use super::lease::{Lease, lock_leases, move_leases};
 use super::manifest::{Object, insert_files, insert_objects};
 use super::timeline::{ArrivedEvent, Request};
-use super::{Database, StoreError, doing, timeline};
+use super::{Database, StoreError, closing, doing, timeline};
+use crate::derive::{touched_contracts, touched_servers};
 use crate::failpoint;
 use crate::protocol::Happened;
 use crate::source::TopicPartition;
@@ -30,6 +31,29 @@ pub struct LifecycleCommit {
     pub events: Vec<ArrivedEvent>,
     /// The quarantine object of this commit, if any record was set aside, and the hour of its file.
     pub quarantine: Option<(Object, Second)>,
+    /// The operator's command that records the events; none where they were read from a topic.
+    pub command: Option<Command>,
+}
+
+/// Who asked for something, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Command {
+    pub name: &'static str,
+    pub who: String,
+    pub why: String,
+}
+
+impl Command {
+    pub(super) async fn insert(&self, client: &impl GenericClient, commit: Uuid) -> Result<(), StoreError> {
+        client
+            .execute(
+                "INSERT INTO hydrometer.command (commit_id, name, who, why) VALUES ($1, $2, $3, $4)",
+                &[&commit, &self.name, &self.who, &self.why],
+            )
+            .await
+            .map_err(doing("recording who asked for it"))?;
+        Ok(())
+    }
 }
 
 /// What new events changed.
@@ -37,6 +61,18 @@ pub struct LifecycleChanges {
     pub verdicts: BTreeMap<EventKey, Verdict>,
     /// Servers whose timeline or prices changed, from which second to which.
     pub servers: BTreeMap<String, Span>,
+    /// Contracts whose terms or leases changed: from which second on, and whether they ever commit by the hour.
+    pub contracts: BTreeMap<String, (Second, bool)>,
+}
+
+impl LifecycleChanges {
+    pub fn of(history: &History, changes: Changes) -> LifecycleChanges {
+        LifecycleChanges {
+            servers: touched_servers(history, &changes),
+            contracts: touched_contracts(history, &changes),
+            verdicts: changes.verdicts,
+        }
+    }
 }
 
 impl Database {
@@ -92,6 +128,9 @@ async fn inside_lifecycle(
         return Ok(Happened::FenceLost);
     }
     insert_commit(tx, commit.attempt, "lifecycle", &commit.worker, before, std::slice::from_ref(&commit.after)).await?;
+    if let Some(command) = &commit.command {
+        command.insert(tx, commit.attempt).await?;
+    }
     failpoint::pass("commit.lifecycle.fenced");
     if !commit.events.is_empty() {
         timeline::lock(tx, true).await?;
@@ -104,6 +143,7 @@ async fn inside_lifecycle(
         // A statement of its own, after the lock: it sees the frontiers of every rating commit that came before.
         let requests = requests_behind_frontiers(tx, &changes.servers).await?;
         timeline::insert_requests(tx, &requests, commit.attempt).await?;
+        closing::ask_after_events(tx, &changes.contracts, commit.attempt).await?;
         failpoint::pass("commit.lifecycle.asked");
     }
     if let Some((object, hour)) = &commit.quarantine {
@@ -123,7 +163,7 @@ async fn inside_lifecycle(
 
 /// What changed behind the frontier of its server's home at that time is asked for again; ahead of it the live rating will see it.
 /// A server without a home has nothing rated; whoever claims it asks.
-async fn requests_behind_frontiers(
+pub async fn requests_behind_frontiers(
     client: &impl GenericClient,
     servers: &BTreeMap<String, Span>,
 ) -> Result<Vec<Request>, StoreError> {

@@ -2,8 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use hydrometer_rating::money::{Amount, Price, Share};
-use hydrometer_rating::rate::CellKey;
+use hydrometer_rating::money::Amount;
 use hydrometer_schemas::time::{SECONDS_PER_HOUR, Second, hour_floor, show_date, show_hour};
 use hydrometer_schemas::warehouse::Table;
 use hydrometer_sinks::rated::StepRow;
@@ -11,6 +10,7 @@ use tokio_postgres::{GenericClient, Row};
 use uuid::Uuid;
 
 use super::lease::Lease;
+use super::rating::{cell_key, state_key};
 use super::{StoreError, doing};
 use crate::source::TopicPartition;
 
@@ -425,10 +425,10 @@ pub async fn unpublished_objects(client: &impl GenericClient, kinds: &[ObjectKin
 pub async fn steps_of(client: &impl GenericClient, object: &str) -> Result<Vec<StepRow>, StoreError> {
     let rows = client
         .query(
-            "SELECT contract, charge, period_s, version_from_s, price::text, share::text, supplier, \
-                    (renter_after - renter_before)::text, (supplier_after - supplier_before)::text \
-             FROM hydrometer.rating_step WHERE object = $1 \
-             ORDER BY contract, charge, period_s, version_from_s, price, share, supplier",
+            "SELECT k.contract, k.renter, k.currency, k.charge, k.period_s, k.resource, s.version_from_s, s.rate, s.segment, s.supplier, \
+                    k.billing_s, (s.renter_after - s.renter_before)::text, (s.supplier_after - s.supplier_before)::text, s.booked_s \
+             FROM hydrometer.rating_step AS s JOIN hydrometer.rating_state AS k ON k.id = s.state WHERE s.object = $1 \
+             ORDER BY k.contract, k.charge, k.period_s, k.resource, k.renter, k.currency, s.version_from_s, s.rate, s.segment, s.supplier",
             &[&object],
         )
         .await
@@ -436,17 +436,12 @@ pub async fn steps_of(client: &impl GenericClient, object: &str) -> Result<Vec<S
     rows.iter()
         .map(|row| {
             Ok(StepRow {
-                contract: row.get(0),
-                charge: row.get(1),
-                period: row.get(2),
-                cell: CellKey {
-                    version_from: row.get(3),
-                    price: Price::parse(row.get(4))?,
-                    share: Share::parse_percent(row.get(5))?,
-                    supplier: row.get(6),
-                },
-                renter: Amount::parse(row.get(7))?,
-                supplier: Amount::parse(row.get(8))?,
+                state: state_key(row),
+                cell: cell_key(row, 6)?,
+                billing: row.get(10),
+                renter: Amount::parse(row.get(11))?,
+                supplier: Amount::parse(row.get(12))?,
+                booked: row.get(13),
             })
         })
         .collect()

@@ -5,10 +5,16 @@
 //! * [`home`]: where servers are at home
 //! * [`manifest`]: staged objects and published files
 //! * [`outbox`]: messages, read without missing one
+//! * [`period`]: billing periods, what leases used in them, and what stands against closing one
 //! * [`rating`]: the rating state inside a commit
+//! * [`xid`]: fatal XIDs on record
 //! * [`commit`]: the transaction of a round, in the protocol's order of locks
+//! * [`against`]: what stands against closing a billing period
+//! * [`closing`]: the transaction of what falls due at the end of hours and billing periods
 //! * [`lifecycle`]: the transaction of lifecycle events
 
+pub mod against;
+pub mod closing;
 pub mod commit;
 pub mod home;
 pub mod lease;
@@ -16,8 +22,10 @@ pub mod lifecycle;
 pub mod manifest;
 pub mod migrate;
 pub mod outbox;
+pub mod period;
 pub mod rating;
 pub mod timeline;
+pub mod xid;
 
 use std::time::Duration;
 
@@ -37,6 +45,8 @@ pub enum StoreError {
     Ledger(#[from] LedgerError),
     #[error("cannot rate: {0}")]
     Money(#[from] hydrometer_rating::money::MoneyError),
+    #[error("cannot rate: {0}")]
+    Rate(#[from] hydrometer_rating::rate::RateError),
     #[error(
         "a row of {table} cannot be read: {detail}. Hint: was it changed by hand? `hydrometer verify` names such rows"
     )]

@@ -7,7 +7,7 @@ use hydrometer_schemas::database::TIMELINE_LOCK;
 use hydrometer_schemas::lifecycle::{Event, EventKey};
 use hydrometer_schemas::time::Second;
 use serde_json::Value;
-use tokio_postgres::GenericClient;
+use tokio_postgres::{GenericClient, Row};
 use uuid::Uuid;
 
 use super::{StoreError, doing};
@@ -81,13 +81,26 @@ pub async fn events_since(client: &impl GenericClient, version: i64) -> Result<(
         .await
         .map_err(doing("reading lifecycle events"))?;
     let latest = rows.first().map_or(version, |row| row.get(0));
-    let mut events = Vec::with_capacity(rows.len());
-    for row in rows {
-        let Some(source) = row.get::<_, Option<String>>(2) else { continue };
-        let event = Event::from_stored(row.get(1), source, row.get(3), row.get::<_, Value>(4));
-        events.push(event.map_err(|e| StoreError::Row { table: "hydrometer.event", detail: e.to_string() })?);
-    }
-    Ok((latest, events))
+    Ok((latest, rows.iter().filter_map(|row| read_event(row).transpose()).collect::<Result<_, _>>()?))
+}
+
+/// Events that had been recorded by a second.
+pub async fn events_recorded_by(client: &impl GenericClient, at: Second) -> Result<Vec<Event>, StoreError> {
+    let rows = client
+        .query(
+            "SELECT version, time_s, source, id, body FROM hydrometer.event WHERE recorded_at <= to_timestamp($1::bigint)",
+            &[&at],
+        )
+        .await
+        .map_err(doing("reading lifecycle events"))?;
+    rows.iter().filter_map(|row| read_event(row).transpose()).collect()
+}
+
+/// From (…, time_s, source, id, body); nothing where there is no event.
+fn read_event(row: &Row) -> Result<Option<Event>, StoreError> {
+    let Some(source) = row.get::<_, Option<String>>(2) else { return Ok(None) };
+    let event = Event::from_stored(row.get(1), source, row.get(3), row.get::<_, Value>(4));
+    event.map(Some).map_err(|e| StoreError::Row { table: "hydrometer.event", detail: e.to_string() })
 }
 
 /// Inserts events under the next version; those whose source and id are known already are left out. Returns the version and the

@@ -1,6 +1,5 @@
 //! Lifecycle records of one partition, on their way to the timelines.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use hydrometer_schemas::quarantine::{Reason, Refusal};
@@ -11,7 +10,6 @@ use hydrometer_sinks::quarantine::{QuarantineRow, to_batch};
 use tokio::time::sleep;
 
 use super::{Idle, Worker, WorkerError, explain, fresh};
-use crate::derive::touched_servers;
 use crate::failpoint;
 use crate::protocol::{ATTEMPTS_MAX, Happened};
 use crate::publish::StagedName;
@@ -126,18 +124,17 @@ impl Worker {
                 timeline_version: self.history_version,
                 events: stream.events.clone(),
                 quarantine: self.stage_quarantine(stream, attempt).await?,
+                command: None,
             };
             let history = &mut self.history;
             let mut new_version = self.history_version;
             let outcome = self
                 .db
                 .commit_lifecycle(&commit, |_, missed, version, new| {
-                    let mut touched = BTreeMap::new();
                     history.insert(missed);
                     let changes = history.insert(new);
-                    touched.extend(touched_servers(history, &changes));
                     new_version = version;
-                    LifecycleChanges { verdicts: changes.verdicts, servers: touched }
+                    LifecycleChanges::of(history, changes)
                 })
                 .await;
             let (happened, error) = match outcome {

@@ -100,6 +100,7 @@ impl Worker {
             finished_requests: Vec::new(),
             revised: Vec::new(),
             mended: Vec::new(),
+            fatal: self.streams.values().flat_map(|s| s.evidence.fatal_xids()).collect(),
             claims,
         };
         self.ask_for_claimed(&mut prepared);
@@ -169,9 +170,8 @@ impl Worker {
                 for home in self.at_home(prepared, &timeline.server, &lease.partition) {
                     let due = (frontier.max(home.from), target.min(home.to));
                     if due.0 < due.1 {
-                        let evidence = |gpu: &str, minute| stream.evidence.masks(&timeline.server, gpu, minute);
                         let partition = lease.partition.partition;
-                        share.derived.live(&self.history, timeline, partition, due, evidence);
+                        share.derived.live(&self.history, timeline, partition, due, &stream.evidence);
                     }
                 }
             }

@@ -1,5 +1,6 @@
 //! The worker: takes events from its source, keeps the windows of its partitions, and drives rounds through the commit protocol.
 
+mod closing;
 mod homes;
 mod lifecycle;
 mod live;
@@ -305,6 +306,7 @@ impl Worker {
         }
         if force || self.last_upkeep.elapsed().as_secs() >= self.config.commit.upkeep_s {
             self.revise().await?;
+            self.close_due().await?;
             self.upkeep().await?;
             self.last_upkeep = Instant::now();
         }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hydrometer_rating::history::ServerTimeline;
 use hydrometer_schemas::time::{MICROS_PER_SECOND, hour_floor};
 use tokio::sync::oneshot;
 
@@ -11,9 +12,10 @@ use super::{Stream, Worker, WorkerError, homes, lifecycle};
 use crate::evidence::Evidence;
 use crate::failpoint;
 use crate::meter::Meter;
-use crate::publish::usage_rows;
+use crate::publish::{look_back, usage_rows};
 use crate::source::{SourceEvent, Start, TopicPartition};
 use crate::store::lease::{Lease, Role};
+use crate::store::xid::fatal_xids;
 use crate::store::{home, manifest};
 use crate::window::{Cut, PartitionWindow, WindowLimits};
 
@@ -102,8 +104,8 @@ impl Worker {
     }
 
     async fn open_stream(&mut self, lease: Lease) -> Result<Stream, WorkerError> {
-        let mut evidence = Evidence::default();
         let from = hour_floor(lease.frontier);
+        let mut evidence = Evidence::since(from);
         let mut listening = homes::Listening::from(from);
         for object in manifest::evidence_objects(self.db.client_ref(), &lease.partition, from).await? {
             for row in usage_rows(&self.warehouse, &object).await? {
@@ -111,7 +113,14 @@ impl Worker {
                 listening.hear(&row);
             }
         }
-        evidence.forget_before(from);
+        let (history, homes) = (&self.history, &self.homes);
+        let here = |server: &&ServerTimeline| homes.spans(&server.server).any(|(_, home)| *home == lease.partition);
+        let servers: Vec<&ServerTimeline> = history.servers().filter(here).collect();
+        look_back(&self.db, &self.warehouse, &lease.partition, from, servers.iter().copied(), &mut evidence).await?;
+        let names = servers.iter().map(|server| server.server.as_str());
+        for xid in fatal_xids(self.db.client_ref(), names).await? {
+            evidence.add_fatal(&xid);
+        }
         let limits = WindowLimits {
             lateness: i64::from(self.config.windows.lateness_s) * MICROS_PER_SECOND,
             vouches_for: i64::from(self.config.windows.vouches_for_s),

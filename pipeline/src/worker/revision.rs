@@ -7,7 +7,7 @@ use hydrometer_schemas::time::Second;
 
 use super::round::{Prepared, Share};
 use super::{Worker, WorkerError};
-use crate::revise::{Plan, Revision};
+use crate::revise::{Plan, Revision, Sources};
 use crate::source::TopicPartition;
 use crate::store::commit::CommitKind;
 use crate::store::lease::Lease;
@@ -72,7 +72,8 @@ impl Worker {
         if before.homes != plan.homes {
             return Ok(None);
         }
-        let revision = Revision::derive(&self.db, &self.warehouse, &self.history, &before, plan, hours, last).await?;
+        let from = Sources { db: &self.db, warehouse: &self.warehouse, history: &self.history, lease: &before };
+        let revision = Revision::derive(&from, plan, hours, last).await?;
         let found_something = !revision.usage.is_empty() || !revision.derived.rows.is_empty();
         if !found_something
             && revision.finished.is_empty()
@@ -95,6 +96,7 @@ impl Worker {
             finished_requests: revision.finished,
             revised: revision.revised,
             mended: revision.mended,
+            fatal: revision.fatal,
         }))
     }
 }

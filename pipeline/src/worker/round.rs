@@ -5,7 +5,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::{StreamExt, TryStreamExt};
-use hydrometer_rating::history::Span;
+use hydrometer_rating::history::{History, Span};
+use hydrometer_rating::rate::Rates;
+use hydrometer_rating::terms::{Rate, RateId};
+use hydrometer_schemas::lifecycle::Event;
 use hydrometer_schemas::time::Second;
 use hydrometer_sinks::quarantine::QuarantineRow;
 use hydrometer_sinks::usage::UsageRow;
@@ -14,10 +17,12 @@ use uuid::Uuid;
 use super::stage::{Encoded, StagedObject, Staging};
 use super::{Worker, WorkerError, explain, fresh};
 use crate::derive::{Derived, touched_servers};
+use crate::evidence::FatalXid;
 use crate::failpoint;
+use crate::homes::Homes;
 use crate::protocol::{Happened, Round, Step, TimelineRule};
 use crate::source::TopicPartition;
-use crate::store::commit::{CommitKind, Judgement, RevisedWindow, RoundCommit};
+use crate::store::commit::{CommitKind, Judgement, RevisedWindow, RoundCommit, Timelines};
 use crate::store::home;
 use crate::store::lease::{Lease, Settled};
 use crate::store::manifest::ObjectKind;
@@ -48,6 +53,7 @@ pub(super) struct Prepared {
     pub finished_requests: Vec<i64>,
     pub revised: Vec<RevisedWindow>,
     pub mended: Vec<(String, Second, Second)>,
+    pub fatal: Vec<FatalXid>,
 }
 
 /// How many partitions are encoded at once; each is in memory as rows and as Parquet.
@@ -86,6 +92,47 @@ impl Times {
             publish_ms = self.publish.as_millis(),
             "round"
         );
+    }
+}
+
+/// The worker's timelines, for the transaction of a round.
+struct OfRound<'a> {
+    commit: &'a RoundCommit,
+    history: &'a mut History,
+    version: &'a mut i64,
+    homes: &'a Homes,
+}
+
+impl Rates for OfRound<'_> {
+    fn rate(&self, id: RateId) -> Option<&Rate> {
+        self.history.rate(id).map(AsRef::as_ref)
+    }
+}
+
+impl Timelines for OfRound<'_> {
+    fn judge(&mut self, version: i64, events: Vec<Event>) -> Judgement {
+        let due_until: BTreeMap<&TopicPartition, Second> =
+            self.commit.after.iter().map(|l| (&l.partition, l.frontier)).collect();
+        let changes = self.history.insert(events);
+        *self.version = version;
+        let mut requests = Vec::new();
+        for (server, span) in touched_servers(self.history, &changes) {
+            let claimed = self.commit.claims.get(&server).map(|(home, _)| (span, home));
+            for (at_home, home) in self.homes.spans(&server).chain(claimed) {
+                let Some(until) = due_until.get(home) else { continue };
+                let due = Span { from: span.from.max(at_home.from), to: span.to.min(at_home.to).min(*until) };
+                if due.from < due.to {
+                    requests.push(Request {
+                        partition: home.clone(),
+                        scope: Scope::Server(server.clone()),
+                        from: due.from.max(0),
+                        to: due.to,
+                        cause: "lifecycle event during a commit".to_owned(),
+                    });
+                }
+            }
+        }
+        Judgement { touches: !requests.is_empty(), requests }
     }
 }
 
@@ -213,32 +260,9 @@ impl Worker {
         &mut self,
         commit: &RoundCommit,
     ) -> Result<(Happened, Option<crate::store::StoreError>), WorkerError> {
-        let due_until: BTreeMap<TopicPartition, Second> =
-            commit.after.iter().map(|l| (l.partition.clone(), l.frontier)).collect();
-        let (history, version, homes) = (&mut self.history, &mut self.history_version, &self.homes);
-        let judge = |latest: i64, events| {
-            let changes = history.insert(events);
-            *version = latest;
-            let mut requests = Vec::new();
-            for (server, span) in touched_servers(history, &changes) {
-                let claimed = commit.claims.get(&server).map(|(home, _)| (span, home));
-                for (at_home, home) in homes.spans(&server).chain(claimed) {
-                    let Some(until) = due_until.get(home) else { continue };
-                    let due = Span { from: span.from.max(at_home.from), to: span.to.min(at_home.to).min(*until) };
-                    if due.from < due.to {
-                        requests.push(Request {
-                            partition: home.clone(),
-                            scope: Scope::Server(server.clone()),
-                            from: due.from.max(0),
-                            to: due.to,
-                            cause: "lifecycle event during a commit".to_owned(),
-                        });
-                    }
-                }
-            }
-            Judgement { touches: !requests.is_empty(), requests }
-        };
-        Ok(self.db.commit_round(commit, judge).await?)
+        let mut timelines =
+            OfRound { commit, history: &mut self.history, version: &mut self.history_version, homes: &self.homes };
+        Ok(self.db.commit_round(commit, &mut timelines).await?)
     }
 
     /// Writes a round's objects under names of this attempt's own; durable on return.
@@ -258,12 +282,14 @@ impl Worker {
             claims: prepared.claims.clone(),
             objects: Vec::new(),
             quantities: Vec::new(),
-            parties: BTreeMap::new(),
+            uses: BTreeMap::new(),
+            periods: BTreeMap::new(),
             requests: prepared.requests.clone(),
             finished_requests: prepared.finished_requests.clone(),
             revised: prepared.revised.clone(),
             unrated: Vec::new(),
             mended: prepared.mended.clone(),
+            fatal: prepared.fatal.clone(),
             files: Vec::new(),
         };
         // Partitions side by side: encoding takes time, and so does every write that has to be durable.
@@ -280,7 +306,7 @@ impl Worker {
             }
         }
         for share in &prepared.shares {
-            commit.parties.extend(share.derived.parties.clone());
+            commit.periods.extend(share.derived.periods.clone());
             commit.unrated.extend(share.derived.unrated.clone());
         }
         failpoint::pass(format_args!("stage.{}.after", prepared.kind.name()));

@@ -1,10 +1,7 @@
 //! What one partition brings to a round, as the objects that are staged for it.
 
-use std::collections::BTreeMap;
-
 use arrow::array::RecordBatch;
 use bytes::Bytes;
-use hydrometer_rating::rate::State;
 use hydrometer_schemas::time::{SECONDS_PER_MINUTE, Second, second_of};
 use hydrometer_schemas::warehouse::Table;
 use hydrometer_sinks::rated::{self, RatedRow};
@@ -19,12 +16,18 @@ use crate::publish::StagedName;
 use crate::store::commit::{CommitKind, RoundCommit};
 use crate::store::lease::Lease;
 use crate::store::manifest::{Object, ObjectKind};
-use crate::store::rating::{ObjectQuantities, StateKey};
+use crate::store::period::{Uses, uses};
+use crate::store::rating::ObjectQuantities;
 use crate::store::timeline::{Request, Scope};
 
-/// The quantities that an object of rated records adds.
-type Added = Option<BTreeMap<StateKey, State>>;
-pub(super) type StagedObject = (Object, Added);
+/// What an object of rated records adds to the rating states and to the leases' use.
+#[derive(Debug)]
+pub(super) struct Added {
+    quantities: ObjectQuantities,
+    uses: Uses,
+}
+
+pub(super) type StagedObject = (Object, Option<Added>);
 
 /// For whom and under which attempt objects are staged.
 pub(super) struct Staging {
@@ -38,7 +41,7 @@ pub(super) struct Staging {
 pub(super) struct Encoded {
     pub object: Object,
     pub bytes: Bytes,
-    pub added: Added,
+    pub added: Option<Added>,
 }
 
 impl Staging {
@@ -74,7 +77,8 @@ impl Staging {
             let span = span(rows.iter().map(|r| (r.window.from, r.window.to)));
             let batch = rated::to_batch(&rows)?;
             let object = self.object(ObjectKind::Rated, Some(*hour), span, Table::Rated, &batch)?;
-            encoded.push(Encoded { added: Some(added(&rows)), ..object });
+            let quantities = added(&object.object.name, &rows, &share.derived);
+            encoded.push(Encoded { added: Some(Added { quantities, uses: uses(&rows) }), ..object });
         }
         Ok(encoded)
     }
@@ -107,7 +111,7 @@ fn span(of: impl Iterator<Item = (Second, Second)>) -> (Second, Second) {
 
 impl RoundCommit {
     /// Takes in what was staged for a share: the object, the requests about it, its quantities, and the file that a revision owes.
-    pub(super) fn take(&mut self, index: usize, object: Object, added: Added, prepared: &Prepared) {
+    pub(super) fn take(&mut self, index: usize, object: Object, added: Option<Added>, prepared: &Prepared) {
         let about = prepared.object_requests.iter().filter(|r| r.0 == index && r.1 == object.kind);
         for (_, kind, home, from, to) in about {
             self.requests.push(Request {
@@ -118,8 +122,12 @@ impl RoundCommit {
                 cause: format!("{} readings", kind.name()),
             });
         }
-        if let Some(added) = added {
-            self.quantities.push(ObjectQuantities { object: object.name.clone(), added });
+        if let Some(Added { quantities, uses }) = added {
+            self.quantities.push(quantities);
+            for (key, used) in uses {
+                let sum = self.uses.entry(key).or_default();
+                *sum = sum.plus(used);
+            }
         }
         let table = match object.kind {
             ObjectKind::Usage => Some(Table::Usage),
