@@ -153,7 +153,10 @@ impl Cut {
     fn register_warehouse(&mut self) -> Result<(), CutError> {
         for (table, about) in [
             (Table::Usage, "metered minutes: a row per server, GPU and minute, the last minute included"),
-            (Table::Rated, "rated records: a row per lease, slot, GPU, window and price version, and per revision"),
+            (
+                Table::Rated,
+                "rated records: a row per lease, slot, GPU, charge, window and version, per revision, and per amount that fell due",
+            ),
             (Table::Quarantine, "messages that could not be decoded or believed, with their raw bytes"),
         ] {
             let provider = WarehouseTable::new(self.source.clone(), table);

@@ -3,6 +3,7 @@
 //! An [`Explanation`] is plain data: [`Explanation::text`] is for people, [`Explanation::json`] for programs, and both say the same.
 
 mod draw;
+mod due;
 mod facts;
 mod lease;
 mod record;

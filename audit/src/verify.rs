@@ -9,8 +9,10 @@
 //! * [`manifest`]: staged objects and published files against the store
 //! * [`hours`]: walks the files hour by hour, each read once; [`usage`], [`rated`], [`lease_time`] judge their rows
 //! * [`money`]: records, steps, cells and postings against each other
+//! * [`dues`]: closings, and what falls due in them
 
 mod commits;
+mod dues;
 mod facts;
 mod history;
 mod hours;
@@ -23,6 +25,7 @@ mod rated;
 mod read;
 mod report;
 mod usage;
+mod xids;
 
 use hydrometer_ledger::LedgerError;
 use hydrometer_pipeline::store::{Database, StoreError};
@@ -74,7 +77,8 @@ pub async fn verify(database_url: &str, warehouse: &Warehouse, tell: Tell<'_>) -
     let missing = manifest::check(&facts, warehouse, &listed, &mut report, tell).await?;
     let sums = hours::check(&db, warehouse, &facts, &mut report, tell).await?;
     tell(Progress { check: "money", done: 0, of: 1 });
-    money::check(&db, sums, &mut report).await?;
+    money::check(&db, &facts.history, sums, &mut report).await?;
+    dues::check(&db, &facts, &mut report).await?;
     ledger(&db, &mut report).await?;
     lists::add(&db, &mut report).await?;
 

@@ -76,15 +76,21 @@ async fn records_of_every_kind() {
         assert_eq!(&e.line.record, id);
         assert_eq!(
             e.seconds.leased_s,
-            e.seconds.used_s + e.seconds.idle_s + e.seconds.unknown_s + e.seconds.down_s + e.seconds.suspended_s
+            e.seconds.used_s
+                + e.seconds.idle_s
+                + e.seconds.unknown_s
+                + e.seconds.maintenance_s
+                + e.seconds.down_s
+                + e.seconds.suspended_s
         );
         assert!(e.revisions.iter().any(|r| &r.record == id));
         assert!(e.committed.is_some() && e.stored.iter().any(|s| s.published && s.file.is_some()));
         assert!(e.line.lease.is_none() || e.events.iter().any(|event| event.kind == "gpu.lease.started"));
-        assert!(e.events.iter().any(|event| event.kind == "gpu.contract.applied"));
-        match &e.computation.step {
+        assert!(e.events.iter().any(|event| event.kind == "gpu.contract.signed"));
+        let computation = e.computation.as_ref().expect("how it was computed");
+        match &computation.step {
             Some(step) => {
-                assert!(e.computation.records_of_step > 0 || e.line.kind == "adjustment");
+                assert!(computation.records_of_step > 0 || e.line.kind == "adjustment");
                 assert!(e.booked.as_ref().is_none_or(|b| b.transaction == step.transaction));
             }
             // Corrections may cancel each other out within a cell; what is said live does not.
@@ -97,6 +103,7 @@ async fn records_of_every_kind() {
         }
         // Where nothing but readings decides, the minutes are the quantities: all revisions together.
         let undisturbed = e.window.down_s == 0
+            && e.window.maintenance_s == 0
             && e.window.suspended_s == 0
             && !e.events.iter().any(|e| e.kind.starts_with("gpu.outage"));
         let terms: BTreeSet<_> = e.revisions.iter().map(|r| (&r.price, &r.gpu)).collect();
@@ -114,7 +121,7 @@ async fn records_of_every_kind() {
         }
         let explanation = Explanation::Record(Box::new(e));
         let text = explanation.text();
-        for part in [id.as_str(), "per GPU-hour", "lifecycle events", "commit", "revisions"] {
+        for part in [id.as_str(), "GPU-hours", "lifecycle events", "commit", "revisions"] {
             assert!(text.contains(part), "{part} is missing:\n{text}");
         }
         assert_eq!(explanation.json()["record"], id.as_str());

@@ -125,8 +125,11 @@ async fn views_agree_with_the_ledger_and_the_truth() {
                    FROM ledger_account AS a JOIN ledger_balance AS b ON b.account = a.id WHERE a.purpose = 'payable' ORDER BY 1, 2";
     assert_eq!(earned, shown(&cut, payable).await);
     assert_eq!(
-        number(&cut, "SELECT sum(leased_s - used_s - idle_s - unknown_s - down_s - suspended_s) FROM utilisation")
-            .await,
+        number(
+            &cut,
+            "SELECT sum(leased_s - used_s - idle_s - unknown_s - maintenance_s - down_s - suspended_s) FROM utilisation"
+        )
+        .await,
         0
     );
 }
@@ -159,6 +162,17 @@ async fn questions_and_refusals() {
         "object",
         "rating_cell",
         "rating_step",
+        "rating_state",
+        "lease_use",
+        "period",
+        "due",
+        "due_step",
+        "closing",
+        "closing_request",
+        "command",
+        "fatal_xid",
+        "dues",
+        "uptime",
         "usage",
         "rated_usage",
         "quarantine",
@@ -184,7 +198,7 @@ async fn questions_and_refusals() {
     .await;
     ask(&cut, "SELECT * FROM generate_series(1, 3)").await;
 
-    assert!(error(&cut, "SELECT * FROM nope").await.contains("there are commit, "));
+    assert!(error(&cut, "SELECT * FROM nope").await.contains("there are closing, "));
     assert!(error(&cut, "SELECT * FROM ledger.transfer").await.contains("it is called ledger_transfer"));
     assert!(error(&cut, "SELECT nope FROM usage").await.contains("DESCRIBE"));
     assert!(error(&cut, "DROP TABLE usage").await.contains("DROP is refused"));

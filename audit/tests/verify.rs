@@ -100,7 +100,7 @@ async fn it_says_yes_to_fleets() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn it_says_yes_at_any_time() {
     let filled = common::Filled::empty(&Plan { seconds: 4_800, ..Plan::small(SEED) }).await;
-    // Stops close to each other, so that some lie between a rating and its hour's end wherever the cuts fall.
+    // Stops close to each other until one lies between a rating and its hour's end, wherever the cuts fall.
     let (mut commits, mut staged) = (3, 0);
     loop {
         let summary = filled.run(Some(commits)).await;
@@ -111,7 +111,7 @@ async fn it_says_yes_at_any_time() {
         if summary.commits < commits {
             break;
         }
-        commits += 1;
+        commits += u64::from(staged > 0);
     }
     assert!(staged > 0, "there was never a record that no file holds yet");
 }
@@ -187,7 +187,7 @@ async fn a_flipped_bit_is_named_by_the_window_that_it_was_evidence_for() {
     let (_, records) = rated_file(&system).await;
     let record = records
         .iter()
-        .find(|row| row.kind == RecordKind::Usage && row.seconds.used > 0 && row.seconds.down == 0)
+        .find(|row| row.kind == RecordKind::Usage && row.quantity.classes.used > 0 && row.quantity.classes.down == 0)
         .unwrap();
     let sql = format!(
         "SELECT name FROM hydrometer.file WHERE tbl = 'usage' AND revision = 0 AND hour_s <= {0} AND hour_s + 3600 > {0} AND partition = {1}",
@@ -217,16 +217,20 @@ async fn a_flipped_bit_is_named_by_the_window_that_it_was_evidence_for() {
 async fn a_changed_cell_and_a_deleted_step_are_named() {
     let system = system().await;
     let contract =
-        system.text("SELECT contract FROM hydrometer.rating_cell WHERE renter_amount > 0 ORDER BY 1 LIMIT 1").await;
-    system.execute(&format!("UPDATE hydrometer.rating_cell SET renter_amount = renter_amount + 0.000000001 WHERE contract = '{contract}'")).await;
+        system.text(
+            "UPDATE hydrometer.rating_cell AS c SET renter_amount = renter_amount + 0.000000001 FROM hydrometer.rating_state AS s \
+             WHERE s.id = c.state AND c.ctid = (SELECT ctid FROM hydrometer.rating_cell WHERE renter_amount > 0 ORDER BY state LIMIT 1) RETURNING s.contract",
+        ).await;
     names(&system, "steps", &format!("contract {contract}")).await;
 
     let system = self::system().await;
-    let contract = system.text("SELECT contract FROM hydrometer.rating_step ORDER BY 1 DESC LIMIT 1").await;
-    let transaction = system.text(
-        "DELETE FROM hydrometer.rating_step WHERE ctid = (SELECT ctid FROM hydrometer.rating_step WHERE renter_after <> renter_before \
-         ORDER BY contract DESC LIMIT 1) RETURNING transaction::text",
-    ).await;
+    let row = system.admin.query_one(
+        "DELETE FROM hydrometer.rating_step AS s USING hydrometer.rating_state AS k WHERE k.id = s.state \
+         AND s.ctid = (SELECT ctid FROM hydrometer.rating_step WHERE renter_after <> renter_before ORDER BY state DESC LIMIT 1) \
+         RETURNING k.contract, s.transaction::text",
+        &[],
+    ).await.unwrap();
+    let (contract, transaction): (String, String) = (row.get(0), row.get(1));
     names(&system, "steps", &format!("contract {contract}")).await;
     names(&system, "postings", &transaction).await;
 }
@@ -253,11 +257,12 @@ async fn changed_events_and_verdicts_are_named() {
     let system = system().await;
     let contract = system
         .text(
-            "UPDATE hydrometer.event SET body = jsonb_set(body, '{data,price_per_gpu_hour}', '\"9.87\"') \
-         WHERE ctid = (SELECT e.ctid FROM hydrometer.event AS e JOIN hydrometer.rating_cell AS c \
-                       ON c.contract = e.body->'data'->>'contract' AND c.version_from_s = e.time_s AND c.billed_s > 0 \
-                       WHERE e.body->>'type' = 'gpu.contract.applied' AND e.verdict IS NULL ORDER BY e.id LIMIT 1) \
-         RETURNING body->'data'->>'contract'",
+            "UPDATE hydrometer.event SET body = jsonb_set(body, '{data,document,charges,gpu_hours,price}', '\"9.87\"') \
+         WHERE ctid = (SELECT e.ctid FROM hydrometer.event AS e JOIN hydrometer.rating_state AS s \
+                       ON s.contract = e.body->'data'->'document'->>'contract' JOIN hydrometer.rating_cell AS c \
+                       ON c.state = s.id AND c.version_from_s = e.time_s AND c.billed > 0 \
+                       WHERE e.body->>'type' = 'gpu.contract.signed' AND e.verdict IS NULL ORDER BY e.id LIMIT 1) \
+         RETURNING body->'data'->'document'->>'contract'",
         )
         .await;
     names(&system, "evidence", &format!("contract {contract}")).await;

@@ -162,6 +162,7 @@ mod tests {
                 slots: vec![0],
                 span: Span { from: 10, to: 300 },
                 suspended: vec![Span { from: 20, to: 30 }],
+                ..Lease::default()
             }],
             ..ServerTimeline::default()
         };

@@ -28,21 +28,35 @@ const BATCH_ROWS: usize = 8_192;
 const SUM_MAX: i128 = i128::MAX / 1_000;
 
 /// What the tables hold, by their names in SQL.
-const ABOUT: [(&str, &str); 19] = [
+const ABOUT: [(&str, &str); 27] = [
     ("ledger_account", "accounts: type, party, purpose and currency"),
     ("ledger_balance", "debits and credits of each account so far"),
     ("ledger_transaction", "transactions: what was posted, when it counts, when it was booked, what it corrects"),
     ("ledger_transfer", "transfers: one amount from a debit to a credit account"),
+    ("closing", "closings of billing periods: by whom, and what stood against it and was accepted"),
+    (
+        "closing_request",
+        "hours and billing periods to be closed again, since something changed that they were closed over",
+    ),
+    ("command", "what operators' commands committed: who asked for it, and why"),
     ("commit", "committed rounds: by whom, when, and from and to which offsets and frontiers"),
+    ("due", "what falls due at the end of hours and billing periods, as it stands"),
+    ("due_step", "what each closing changed of what is due, and the transaction that books it"),
     ("event", "lifecycle events with their verdict and the offset that they came from"),
+    ("fatal_xid", "seconds in which fatal XIDs were first read"),
     ("file", "the manifest: published files, and those that are owed"),
     ("file_object", "the manifest: which staged objects a file is made of"),
     ("object", "the manifest: staged objects"),
     ("home", "the partition in which a server is rated"),
+    ("lease_use", "what each lease used of a billing period: seconds by class and quantities, by charge"),
     ("outbox", "messages for the billing topic"),
     ("partition_lease", "partitions: owner, epoch, offsets, frontier"),
-    ("rating_cell", "cumulative seconds and amounts per contract, month, price version and supplier"),
-    ("rating_state", "the locks of the rating cells"),
+    ("period", "billing periods that something was rated in, and who closed them"),
+    (
+        "rating_cell",
+        "cumulative quantities and amounts of a rating state, per version, rate, time of the week and supplier",
+    ),
+    ("rating_state", "what is cumulated together: a contract's charge in a billing period, an hour or of a resource"),
     ("rating_step", "what each commit changed in a rating cell, and the transaction that books it"),
     ("request", "stretches of history to be derived again"),
     ("revision", "windows that were rated again"),

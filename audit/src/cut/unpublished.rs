@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use arrow::array::RecordBatch;
 use datafusion::object_store;
-use hydrometer_pipeline::publish::{quarantine_rows, rated_rows, usage_rows};
+use hydrometer_pipeline::publish::{closing_records, quarantine_rows, rated_rows, usage_rows};
 use hydrometer_pipeline::source::TopicPartition;
 use hydrometer_pipeline::store::home::homes;
 use hydrometer_pipeline::store::manifest::{self, Object, ObjectKind};
+use hydrometer_pipeline::store::period::CLOSING;
 use hydrometer_pipeline::worker::WorkerError;
 use hydrometer_schemas::time::{SECONDS_PER_MINUTE, Second, hour_floor};
 use hydrometer_schemas::warehouse::Table;
@@ -38,6 +39,12 @@ pub async fn objects(client: &Client) -> Result<Vec<Object>, CutError> {
     Ok(live.into_iter().filter(|object| !published.contains(&object.name)).collect())
 }
 
+/// Files of closings that are not published yet: what fell due is committed, and told from the commit point until then.
+pub async fn closings(client: &Client) -> Result<Vec<String>, CutError> {
+    let sql = "SELECT name FROM hydrometer.file WHERE topic = $1 AND tbl = 'rated_usage' AND published_at IS NULL ORDER BY name";
+    Ok(client.query(sql, &[&CLOSING]).await?.iter().map(|row| row.get(0)).collect())
+}
+
 pub async fn read(source: &Source, table: Table) -> Result<RecordBatch, CutError> {
     match table {
         Table::Usage => usage(source).await,
@@ -45,6 +52,9 @@ pub async fn read(source: &Source, table: Table) -> Result<RecordBatch, CutError
             let mut rows = Vec::new();
             for object in of_kinds(source, &[ObjectKind::Rated]) {
                 rows.extend(rated_rows(&source.db, &source.warehouse, object).await.map_err(stale)?);
+            }
+            for file in &source.closings {
+                rows.extend(closing_records(&source.db, file).await?);
             }
             rows.sort_by_cached_key(RatedRow::sort_key);
             Ok(rated::to_batch(&rows)?)

@@ -6,8 +6,9 @@ pub struct View {
     pub sql: &'static str,
 }
 
-/// The day of a record is the day on which its window starts: a window that ends at midnight belongs to the day before.
-pub const VIEWS: [View; 7] = [
+/// The day of a record is the day on which its window starts: a window that ends at midnight belongs to the day before. The window of
+/// what falls due is its hour or its billing period, so a period's fees and credits stand on its first day.
+pub const VIEWS: [View; 9] = [
     View {
         name: "revenue",
         about: "what renters owe, by day, renter and contract",
@@ -34,11 +35,11 @@ pub const VIEWS: [View; 7] = [
     View {
         name: "utilisation",
         about: "leased seconds by class, by day, renter and contract",
-        sql: "SELECT day, renter, contract, leased_s, used_s, idle_s, unknown_s, down_s, suspended_s, \
+        sql: "SELECT day, renter, contract, leased_s, used_s, idle_s, unknown_s, maintenance_s, down_s, suspended_s, \
                      CASE WHEN leased_s = 0 THEN NULL \
                           ELSE round(100 * CAST(used_s AS DOUBLE) / CAST(leased_s AS DOUBLE), 4) END AS used_percent \
               FROM (SELECT CAST(window_start AS DATE) AS day, renter, contract, sum(leased_s) AS leased_s, sum(used_s) AS used_s, \
-                           sum(idle_s) AS idle_s, sum(unknown_s) AS unknown_s, sum(down_s) AS down_s, \
+                           sum(idle_s) AS idle_s, sum(unknown_s) AS unknown_s, sum(maintenance_s) AS maintenance_s, sum(down_s) AS down_s, \
                            sum(suspended_s) AS suspended_s \
                     FROM rated_usage GROUP BY CAST(window_start AS DATE), renter, contract)",
     },
@@ -51,9 +52,31 @@ pub const VIEWS: [View; 7] = [
     View {
         name: "corrections",
         about: "rated records that correct an earlier one",
-        sql: "SELECT record, window_start, window_end, contract, renter, supplier, lease, server, slot, gpu, revision, used_s, idle_s, \
-                     unknown_s, down_s, suspended_s, billed_s, paid_s, currency, renter_amount, supplier_amount, commission, \"commit\" \
+        sql: "SELECT record, window_start, window_end, contract, charge, renter, supplier, lease, server, slot, gpu, revision, used_s, \
+                     idle_s, unknown_s, maintenance_s, down_s, suspended_s, billed_s, paid_s, basis, quantity, paid_quantity, \
+                     period_start, booked_start, currency, renter_amount, supplier_amount, commission, \"commit\" \
               FROM rated_usage WHERE kind = 'correction'",
+    },
+    View {
+        name: "dues",
+        about: "what fell due when hours and billing periods were closed (fees, true-ups, minimums, credits), by period, kind and subject",
+        sql: "SELECT kind, contract, renter, charge, period_start, resource AS subject, supplier, currency, count(*) AS records, \
+                     sum(renter_amount) AS renter_amount, sum(supplier_amount) AS supplier_amount, sum(commission) AS commission \
+              FROM rated_usage WHERE kind NOT IN ('usage', 'correction', 'adjustment') \
+              GROUP BY kind, contract, renter, charge, period_start, resource, supplier, currency",
+    },
+    View {
+        name: "uptime",
+        about: "uptime as the SLA counts it, by lease and billing period: what was promised less what was down by another's fault",
+        sql: "SELECT contract, renter, period_start, lease, server, leased_s, promised_s, down_s, down_platform_s, down_renter_s, \
+                     maintenance_s, suspended_s, CASE WHEN promised_s = 0 THEN NULL \
+                          ELSE round(100 - 100 * CAST(down_s - down_renter_s AS DOUBLE) / CAST(promised_s AS DOUBLE), 6) END AS uptime_percent \
+              FROM (SELECT contract, renter, to_timestamp_seconds(billing_s) AS period_start, lease, server, \
+                           sum(used_s + idle_s + unknown_s + down_s + suspended_s + maintenance_s) AS leased_s, \
+                           sum(used_s + idle_s + unknown_s + down_s) AS promised_s, sum(down_s) AS down_s, \
+                           sum(down_platform_s) AS down_platform_s, sum(down_renter_s) AS down_renter_s, \
+                           sum(maintenance_s) AS maintenance_s, sum(suspended_s) AS suspended_s \
+                    FROM lease_use GROUP BY contract, renter, billing_s, lease, server)",
     },
     View {
         name: "unbilled",

@@ -31,8 +31,8 @@ use super::{CutError, unpublished};
 /// A name of our own, so that local and S3 warehouses are read by the same paths: those in the manifest.
 const STORE_URL: &str = "warehouse://local/";
 
-/// DataFusion's decimal sums wrap silently. A rated amount is below 1e17: prices are at most 1e9 per GPU-hour, a record covers at most
-/// an hour, and an adjustment at most what one contract uses in a month (fewer than 1e8 GPU-hours). So the sum of fewer than 1e12 rows
+/// DataFusion's decimal sums wrap silently. A rated amount is below 1e17: prices are at most 1e9 per unit, a record covers at most
+/// an hour, and an adjustment or what falls due at most what one contract uses in a period (fewer than 1e8 units). So the sum of fewer than 1e12 rows
 /// is below 1e29 units, and 128 bits hold 1.7e29. A warehouse beyond that is refused rather than summed.
 const ROWS_MAX: i64 = 1_000_000_000_000;
 
@@ -55,6 +55,8 @@ pub struct Source {
     pub files: Vec<PublishedFile>,
     /// Committed objects that are not, or not wholly, in a published file.
     pub objects: Vec<Object>,
+    /// Files of closings that are owed: nothing is staged for them.
+    pub closings: Vec<String>,
     unpublished: [OnceCell<RecordBatch>; 3],
 }
 
@@ -91,7 +93,8 @@ impl Source {
             })
             .collect();
         let objects = unpublished::objects(db.client_ref()).await?;
-        Ok(Source { db, warehouse, files, objects, unpublished: Default::default() })
+        let closings = unpublished::closings(db.client_ref()).await?;
+        Ok(Source { db, warehouse, files, objects, closings, unpublished: Default::default() })
     }
 
     pub fn register_store(&self, context: &SessionContext) -> DataFusionResult<()> {

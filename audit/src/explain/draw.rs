@@ -1,6 +1,8 @@
 //! Drawing a minute, and numbers as they were before rounding.
 
+use ethnum::I256;
 use hydrometer_rating::money::{Amount, Exact};
+use hydrometer_rating::terms::{MICRO, Micro};
 use hydrometer_schemas::time::SECONDS_PER_MINUTE;
 
 pub const LEGEND: &str = "# busy, + present, . no reading, _ not this record's second";
@@ -22,28 +24,39 @@ pub fn minute(present: u64, busy: u64, within: u64) -> String {
 
 /// A quotient in units of 1e-9, as a decimal with up to 15 digits; `…` where it goes on.
 pub fn exact(exact: Exact) -> String {
-    const MORE: i128 = 1_000_000;
-    let negative = exact.numerator < 0;
-    let magnitude = exact.numerator.abs();
+    let more = I256::from(1_000_000);
+    let negative = exact.numerator < I256::ZERO;
+    let magnitude = if negative { -exact.numerator } else { exact.numerator };
     let (whole, rest) = (magnitude / exact.denominator, magnitude % exact.denominator);
-    let (digits, left) = (rest * MORE / exact.denominator, rest * MORE % exact.denominator);
-    let text = format!("{}{digits:06}", Amount::from_scaled(whole));
+    let (digits, left) = (rest * more / exact.denominator, rest * more % exact.denominator);
+    let Ok(whole) = i128::try_from(whole) else { return "beyond 128 bits".to_owned() };
+    let text = format!("{}{:0>6}", Amount::from_scaled(whole), digits.to_string());
     let text = text.trim_end_matches('0');
     // Amounts have nine decimals, needed or not; what follows them is shown where there is something.
     let point = text.find('.').unwrap_or(text.len());
     let padded = format!("{text:0<width$}", width = point + 10);
-    format!("{}{padded}{}", if negative { "-" } else { "" }, if left > 0 { "…" } else { "" })
+    format!("{}{padded}{}", if negative { "-" } else { "" }, if left > I256::ZERO { "…" } else { "" })
 }
 
 /// How much of the ninth decimal a record carries beyond its exact amount, rounded down.
-pub fn remainder(amount: Amount, exact: Exact) -> i128 {
-    amount.scaled() - exact.numerator.div_euclid(exact.denominator)
+pub fn remainder(amount: Amount, exact: Exact) -> I256 {
+    I256::from(amount.scaled()) - exact.numerator.div_euclid(exact.denominator)
+}
+
+/// A quantity in millionths of a piece, in units of a price: with up to six digits, rounded.
+pub fn units(quantity: Micro, pieces_per_unit: i128) -> String {
+    let pieces = pieces_per_unit.max(1);
+    let (whole, rest) = (quantity / pieces, quantity % pieces);
+    let micros = whole + rest.saturating_mul(2) / pieces;
+    let sign = if micros < 0 { "-" } else { "" };
+    let (whole, rest) = (micros.unsigned_abs() / MICRO.unsigned_abs(), micros.unsigned_abs() % MICRO.unsigned_abs());
+    let text = format!("{sign}{whole}.{rest:06}");
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hydrometer_rating::money::{Price, Share, renter_exact, supplier_exact};
 
     #[test]
     fn a_minute_has_sixty_characters() {
@@ -56,17 +69,28 @@ mod tests {
         assert_eq!(minute(1 << 59, 0, all).chars().last(), Some('+'));
     }
 
+    fn quotient(numerator: i128, denominator: i128) -> Exact {
+        Exact { numerator: I256::from(numerator), denominator: I256::from(denominator) }
+    }
+
     #[test]
     fn quotients_are_shown_as_they_are() {
-        let price = Price::parse("2.50").unwrap();
-        assert_eq!(exact(renter_exact(price, 3_600).unwrap()), "2.500000000");
-        assert_eq!(exact(renter_exact(price, 1).unwrap()), "0.000694444444444…");
-        assert_eq!(exact(renter_exact(price, -1).unwrap()), "-0.000694444444444…");
-        let third =
-            supplier_exact(Price::parse("0.000000036").unwrap(), Share::parse_percent("50").unwrap(), 1).unwrap();
-        assert_eq!(exact(third), "0.000000000005");
-        assert_eq!(exact(Exact { numerator: 0, denominator: 7 }), "0.000000000");
-        assert_eq!(remainder(Amount::from_scaled(694_445), renter_exact(price, 1).unwrap()), 1);
-        assert_eq!(remainder(Amount::from_scaled(-694_445), renter_exact(price, -1).unwrap()), 0);
+        assert_eq!(exact(quotient(2_500_000_000, 1)), "2.500000000");
+        // A second at 2.50 an hour.
+        let second = |sign: i128| quotient(sign * 2_500_000_000, 3_600);
+        assert_eq!(exact(second(1)), "0.000694444444444…");
+        assert_eq!(exact(second(-1)), "-0.000694444444444…");
+        assert_eq!(exact(quotient(5, 1_000)), "0.000000000005");
+        assert_eq!(exact(quotient(0, 7)), "0.000000000");
+        assert_eq!(remainder(Amount::from_scaled(694_445), second(1)), I256::ONE);
+        assert_eq!(remainder(Amount::from_scaled(-694_445), second(-1)), I256::ZERO);
+    }
+
+    #[test]
+    fn quantities_are_shown_in_units() {
+        assert_eq!(units(5_400 * MICRO, 3_600), "1.5");
+        assert_eq!(units(MICRO, 3_600), "0.000278");
+        assert_eq!(units(-3_600 * MICRO, 3_600), "-1");
+        assert_eq!(units(0, 1), "0");
     }
 }

@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use hydrometer_ledger::{self as ledger, TransactionId};
+use hydrometer_pipeline::store::rating::{cell_key, state_key};
 use hydrometer_rating::history::{History, Span};
-use hydrometer_rating::money::{Amount, Price, Share};
-use hydrometer_rating::rate::CellKey;
+use hydrometer_rating::keys::{CellKey, StateKey};
+use hydrometer_rating::money::{Amount, Price};
+use hydrometer_rating::quantities::Quantity;
 use hydrometer_schemas::time::{Minute, SECONDS_PER_HOUR, SECONDS_PER_MINUTE, Second, show_second};
 use hydrometer_sinks::rated::{self, RatedRow};
 use hydrometer_sinks::usage::{self, UsageRow};
@@ -28,7 +30,7 @@ pub fn time_literal(second: Second) -> String {
     literal(&show_second(second))
 }
 
-fn show_time(time: DateTime<Utc>) -> String {
+pub fn show_time(time: DateTime<Utc>) -> String {
     time.to_rfc3339_opts(SecondsFormat::Micros, true)
 }
 
@@ -65,9 +67,15 @@ pub struct RecordLine {
     pub gpu: Option<String>,
     pub window_start: String,
     pub window_end: String,
-    pub price: String,
+    pub charge: String,
+    /// Per unit; none where it depends on how many there are.
+    pub price: Option<String>,
     pub billed_s: i64,
     pub paid_s: i64,
+    /// What the quantity counts: seconds, joules, slice-seconds or byte-seconds.
+    pub basis: String,
+    pub quantity: i64,
+    pub paid_quantity: i64,
     pub renter_amount: String,
     pub supplier_amount: String,
     pub commit: String,
@@ -84,9 +92,13 @@ impl RecordLine {
             gpu: row.gpu.clone(),
             window_start: show_second(row.window.from),
             window_end: show_second(row.window.to),
-            price: row.cell.price.to_string(),
-            billed_s: row.seconds.billed,
-            paid_s: row.seconds.paid,
+            charge: row.charge.clone(),
+            price: row.price.map(|price: Price| price.to_string()),
+            billed_s: row.quantity.classes.billed,
+            paid_s: row.quantity.classes.paid,
+            basis: row.basis.clone(),
+            quantity: row.quantity.billed,
+            paid_quantity: row.quantity.paid,
             renter_amount: row.renter_amount.to_string(),
             supplier_amount: row.supplier_amount.to_string(),
             commit: row.commit.clone(),
@@ -102,7 +114,10 @@ pub struct Totals {
     pub used_s: i64,
     pub idle_s: i64,
     pub unknown_s: i64,
+    pub maintenance_s: i64,
     pub down_s: i64,
+    pub down_platform_s: i64,
+    pub down_renter_s: i64,
     pub suspended_s: i64,
     pub billed_s: i64,
     pub paid_s: i64,
@@ -114,13 +129,14 @@ pub struct Totals {
 impl Totals {
     pub fn of<'a>(rows: impl IntoIterator<Item = &'a RatedRow>) -> Result<Totals, CutError> {
         let (mut records, mut renter, mut supplier) = (0, Amount::ZERO, Amount::ZERO);
-        let mut seconds = hydrometer_rating::classes::ClassSeconds::default();
+        let mut sum = Quantity::default();
         for row in rows {
             records += 1;
-            seconds = seconds.plus(row.seconds);
+            sum = sum.plus(row.quantity);
             renter = renter.checked_add(row.renter_amount).map_err(hydrometer_sinks::SinkError::from)?;
             supplier = supplier.checked_add(row.supplier_amount).map_err(hydrometer_sinks::SinkError::from)?;
         }
+        let seconds = sum.classes;
         let commission = renter.checked_sub(supplier).map_err(hydrometer_sinks::SinkError::from)?;
         Ok(Totals {
             records,
@@ -128,7 +144,10 @@ impl Totals {
             used_s: seconds.used,
             idle_s: seconds.idle,
             unknown_s: seconds.unknown,
+            maintenance_s: seconds.maintenance,
             down_s: seconds.down,
+            down_platform_s: seconds.down_platform,
+            down_renter_s: seconds.down_renter,
             suspended_s: seconds.suspended,
             billed_s: seconds.billed,
             paid_s: seconds.paid,
@@ -145,11 +164,16 @@ pub struct StepFact {
     pub object: String,
     pub contract: String,
     pub charge: String,
+    /// Of the rating state: its billing period or its hour, and whose usage climbs its ladder.
     pub period_start: String,
-    pub billed_s_before: i64,
-    pub billed_s_after: i64,
-    pub paid_s_before: i64,
-    pub paid_s_after: i64,
+    pub resource: String,
+    /// The billing period in which it is booked.
+    pub booked_start: String,
+    /// In pieces, as a minimum and a step count them.
+    pub billed_before: String,
+    pub billed_after: String,
+    pub paid_before: String,
+    pub paid_after: String,
     pub renter_amount_before: String,
     pub renter_amount_after: String,
     pub supplier_amount_before: String,
@@ -158,13 +182,16 @@ pub struct StepFact {
     #[serde(skip)]
     pub cell: CellKey,
     #[serde(skip)]
-    pub period: Second,
+    pub state: StateKey,
+    #[serde(skip)]
+    pub state_id: i64,
     /// Of the staged object: its commit, partition and hour.
     #[serde(skip)]
     pub place: (Uuid, i32, Second),
 }
 
-/// The steps that a condition on `hydrometer.rating_step AS s` and its `hydrometer.object AS o` selects.
+/// The steps that a condition on `hydrometer.rating_step AS s`, its `hydrometer.rating_state AS k` and its `hydrometer.object AS o`
+/// selects.
 pub async fn steps(
     cut: &Cut,
     condition: &str,
@@ -174,41 +201,40 @@ pub async fn steps(
         .client()
         .query(
             &format!(
-                "SELECT s.object, s.contract, s.charge, s.period_s, s.version_from_s, s.price::text, s.share::text, s.supplier, \
-                        s.billed_before, s.billed_after, s.paid_before, s.paid_after, s.renter_before::text, s.renter_after::text, \
-                        s.supplier_before::text, s.supplier_after::text, s.transaction, o.commit_id, o.partition, \
-                        coalesce(o.hour_s, 0) \
-                 FROM hydrometer.rating_step AS s JOIN hydrometer.object AS o ON o.name = s.object WHERE {condition} \
-                 ORDER BY s.object, s.contract, s.charge, s.period_s, s.version_from_s, s.price, s.share, s.supplier"
+                "SELECT k.contract, k.renter, k.currency, k.charge, k.period_s, k.resource, s.version_from_s, s.rate, s.segment, s.supplier, \
+                        trim_scale(s.billed_before)::text, trim_scale(s.billed_after)::text, trim_scale(s.paid_before)::text, \
+                        trim_scale(s.paid_after)::text, s.renter_before::text, s.renter_after::text, s.supplier_before::text, \
+                        s.supplier_after::text, s.transaction, o.commit_id, o.partition, coalesce(o.hour_s, 0), s.object, s.booked_s, k.id \
+                 FROM hydrometer.rating_step AS s JOIN hydrometer.rating_state AS k ON k.id = s.state \
+                 JOIN hydrometer.object AS o ON o.name = s.object WHERE {condition} \
+                 ORDER BY s.object, k.contract, k.charge, k.period_s, k.resource, s.version_from_s, s.rate, s.segment, s.supplier"
             ),
             parameters,
         )
         .await?;
     rows.iter()
         .map(|row| {
-            let money = |e: hydrometer_rating::money::MoneyError| hydrometer_sinks::SinkError::from(e);
+            let state = state_key(row);
             Ok(StepFact {
-                object: row.get(0),
-                contract: row.get(1),
-                charge: row.get(2),
-                period_start: show_second(row.get(3)),
-                billed_s_before: row.get(8),
-                billed_s_after: row.get(9),
-                paid_s_before: row.get(10),
-                paid_s_after: row.get(11),
-                renter_amount_before: row.get(12),
-                renter_amount_after: row.get(13),
-                supplier_amount_before: row.get(14),
-                supplier_amount_after: row.get(15),
-                transaction: row.get::<_, Uuid>(16).to_string(),
-                cell: CellKey {
-                    version_from: row.get(4),
-                    price: Price::parse(row.get(5)).map_err(money)?,
-                    share: Share::parse_percent(row.get(6)).map_err(money)?,
-                    supplier: row.get(7),
-                },
-                period: row.get(3),
-                place: (row.get(17), row.get(18), row.get(19)),
+                object: row.get(22),
+                contract: state.contract.clone(),
+                charge: state.charge.clone(),
+                period_start: show_second(state.period),
+                resource: state.resource.clone(),
+                booked_start: show_second(row.get(23)),
+                billed_before: row.get(10),
+                billed_after: row.get(11),
+                paid_before: row.get(12),
+                paid_after: row.get(13),
+                renter_amount_before: row.get(14),
+                renter_amount_after: row.get(15),
+                supplier_amount_before: row.get(16),
+                supplier_amount_after: row.get(17),
+                transaction: row.get::<_, Uuid>(18).to_string(),
+                cell: cell_key(row, 6)?,
+                state,
+                state_id: row.get(24),
+                place: (row.get(19), row.get(20), row.get(21)),
             })
         })
         .collect()
@@ -359,23 +385,28 @@ pub struct Parties<'a> {
     pub before: Second,
 }
 
-/// The lifecycle events that say what a lease's window is: the server's (its GPUs and outages), the lease's and the contract's.
+/// The lifecycle events that say what a lease's window is: the server's (its GPUs, outages and maintenance), the lease's and the
+/// contract's.
 pub async fn events(cut: &Cut, of: &Parties<'_>) -> Result<Vec<EventFact>, CutError> {
     let slot = of.slot.map(i64::from);
     let rows = cut
         .client()
         .query(
             "WITH e AS (SELECT *, body->>'type' AS kind, body->'data' AS data FROM hydrometer.event WHERE time_s < $5), \
-                  outage AS (SELECT data->>'outage' AS name FROM e WHERE kind = 'gpu.outage.opened' AND data->>'server' = $1 \
+                  here AS (SELECT kind, coalesce(data->>'outage', data->>'maintenance') AS name FROM e \
+                           WHERE kind IN ('gpu.outage.opened', 'gpu.maintenance.announced', 'gpu.maintenance.started') AND data->>'server' = $1 \
                              AND ($2::bigint IS NULL OR coalesce(jsonb_typeof(data->'slots'), 'null') = 'null' \
                                   OR data->'slots' @> to_jsonb($2::bigint))) \
              SELECT time_s, kind, source, id, topic, partition, \"offset\", verdict, data FROM e \
-             WHERE (kind = 'gpu.server.registered' AND data->>'server' = $1) \
+             WHERE (kind LIKE 'gpu.server.%' AND data->>'server' = $1) \
                 OR (kind IN ('gpu.gpu.registered', 'gpu.gpu.replaced') AND data->>'server' = $1 \
                     AND ($2::bigint IS NULL OR (data->>'slot')::bigint = $2)) \
+                OR (kind = 'gpu.gpu.recovered' AND data->>'server' = $1) \
                 OR (kind LIKE 'gpu.lease.%' AND data->>'lease' = $3) \
-                OR (kind IN ('gpu.contract.applied', 'gpu.price.changed') AND data->>'contract' = $4) \
-                OR (kind IN ('gpu.outage.opened', 'gpu.outage.closed') AND data->>'outage' IN (SELECT name FROM outage)) \
+                OR ((kind LIKE 'gpu.contract.%' OR kind = 'gpu.price.changed') \
+                    AND coalesce(data->>'contract', data->'document'->>'contract') = $4) \
+                OR (kind LIKE 'gpu.outage.%' AND data->>'outage' IN (SELECT name FROM here WHERE kind LIKE 'gpu.outage.%')) \
+                OR (kind LIKE 'gpu.maintenance.%' AND data->>'maintenance' IN (SELECT name FROM here WHERE kind LIKE 'gpu.maintenance.%')) \
              ORDER BY time_s, rank, source, id",
             &[&of.server, &slot, &of.lease, &of.contract, &of.before],
         )

@@ -5,9 +5,10 @@ use std::fmt::Write;
 use serde_json::Value;
 
 use super::draw::LEGEND;
+use super::due::DueFact;
 use super::facts::{Booking, CommitFact, EventFact, MinuteFact, RecordLine, StepFact, Totals};
 use super::lease::LeaseExplanation;
-use super::record::{RecordExplanation, Stored};
+use super::record::{Computation, RecordExplanation, Stored};
 use super::transaction::TransactionExplanation;
 
 /// Lines under headings.
@@ -43,16 +44,24 @@ pub fn record(e: &RecordExplanation) -> String {
     page.field("window", format!("[{}, {})", line.window_start, line.window_end));
     page.field("lease", place(line, e.server.as_deref()));
 
-    computation(&mut page, e);
+    page.field("charge", format!("{}, billing period from {}", e.charge, e.period_start));
+    if let Some(c) = &e.computation {
+        computation(&mut page, e, c);
+    }
+    if let Some(d) = &e.due {
+        due(&mut page, d);
+    }
     booked(&mut page, e.booked.as_ref());
-    page.heading("seconds");
-    seconds(&mut page, &e.seconds);
+    if e.due.is_none() {
+        page.heading("seconds");
+        seconds(&mut page, &e.seconds);
+    }
     minutes(&mut page, e);
     events(&mut page, &e.events);
     committed(&mut page, e.committed.iter());
     stored(&mut page, &e.stored);
 
-    page.heading(format!("all revisions of this lease, slot and window ({})", e.revisions.len()));
+    page.heading(format!("all revisions of this lease, slot, window and charge ({})", e.revisions.len()));
     records(&mut page, &e.revisions, Some(&line.record));
     page.field("together", sums(&e.window));
     page.text
@@ -63,8 +72,12 @@ pub fn transaction(e: &TransactionExplanation) -> String {
     page.line(format!("transaction {}: {}", e.booking.transaction, e.booking.description));
     booking(&mut page, &e.booking);
     for step in &e.steps {
-        page.heading(format!("step of {} / {}, period from {}", step.contract, step.charge, step.period_start));
+        let resource = if step.resource.is_empty() { String::new() } else { format!(" of {}", step.resource) };
+        page.heading(format!("step of {} / {}{resource}, from {}", step.contract, step.charge, step.period_start));
         self::step(&mut page, step);
+    }
+    if let Some(d) = &e.due {
+        due(&mut page, d);
     }
     page.heading(format!("records that it books: {}, the largest {}", e.totals.records, e.records.len()));
     records(&mut page, &e.records, None);
@@ -106,60 +119,122 @@ fn next(page: &mut Page, first: Option<&RecordLine>) {
 }
 
 fn place(line: &RecordLine, server: Option<&str>) -> String {
-    let Some(lease) = &line.lease else { return "none: money of a step that no record carries".to_owned() };
+    let Some(lease) = &line.lease else {
+        let what = if line.kind == "adjustment" {
+            "money of a step that no record carries"
+        } else {
+            "it fell due at a closing"
+        };
+        return format!("none: {what}");
+    };
     let slot = line.slot.map(|slot| format!(" slot {slot}")).unwrap_or_default();
     let gpu = line.gpu.as_deref().unwrap_or("no GPU known");
     format!("{lease} on {}{slot}, {gpu}", server.unwrap_or("?"))
 }
 
-fn computation(page: &mut Page, e: &RecordExplanation) {
-    let c = &e.computation;
-    page.heading(format!(
-        "how: price {} per GPU-hour (in force from {}), share {} %",
-        c.price_per_gpu_hour, c.version_from, c.supplier_share_percent
-    ));
-    let carried = |remainder: &str| match remainder {
-        "0" => String::new(),
-        more => format!(", {more} of the ninth decimal from the step's rounding"),
+fn computation(page: &mut Page, e: &RecordExplanation, c: &Computation) {
+    let time = if c.segment == 0 { String::new() } else { format!(", time of the week {}", c.segment) };
+    page.heading(format!("how: {} by terms in force from {} (rate {}{time})", e.charge, c.version_from, c.rate));
+    let counted = |quantity: i64| format!("{quantity} {}", e.line.basis);
+    let unit = c.unit.unwrap_or("unit");
+    let pieces = c.pieces_per_unit.as_deref().unwrap_or("1");
+    let carried = |remainder: &Option<String>| match remainder.as_deref() {
+        None | Some("0") => String::new(),
+        Some(more) => format!(", {more} of the ninth decimal from the step's rounding"),
     };
-    page.field(
-        "renter",
-        format!(
-            "{} × {} s ÷ 3600 = {}{}",
-            c.price_per_gpu_hour,
-            e.line.billed_s,
-            c.renter_exact,
-            carried(&c.renter_remainder)
-        ),
-    );
-    page.field(
-        "supplier",
-        format!(
-            "{} × {} % × {} s ÷ 3600 = {}{}",
-            c.price_per_gpu_hour,
-            c.supplier_share_percent,
-            e.line.paid_s,
-            c.supplier_exact,
-            carried(&c.supplier_remainder)
-        ),
-    );
+    match (&c.price, &c.renter_exact) {
+        (Some(price), Some(exact)) => {
+            page.field("price", format!("{price} per {unit} of {pieces} {}", e.line.basis));
+            let how = format!("{price} × {} ÷ {pieces} = {exact}", counted(e.line.quantity));
+            page.field("renter", format!("{how}{}", carried(&c.renter_remainder)));
+        }
+        _ => {
+            page.field("price", "depends on the place on the ladder");
+            page.field("renter", format!("a share by quantity ({}) of the step below", counted(e.line.quantity)));
+        }
+    }
+    match (&c.price, &c.supplier_share_percent, &c.supplier_exact) {
+        (Some(price), Some(share), Some(exact)) => {
+            let how = format!("{price} × {share} % × {} ÷ {pieces} = {exact}", counted(e.line.paid_quantity));
+            page.field("supplier", format!("{how}{}", carried(&c.supplier_remainder)));
+        }
+        (_, Some(share), _) => {
+            let how = format!(
+                "a share by quantity ({}) of the step below, which is {share} %",
+                counted(e.line.paid_quantity)
+            );
+            page.field("supplier", how);
+        }
+        _ => page.field("supplier", format!("by a rate of its own, for {}", counted(e.line.paid_quantity))),
+    }
+    let whose = if c.resource.is_empty() { "the whole contract's" } else { c.resource.as_str() };
+    page.field("ladder", format!("of {whose} usage from {}, as it stands now:", c.ladder_start));
+    for line in &c.ladder {
+        let overage = if line.overage { ", beyond the commitment" } else { "" };
+        let flat = if line.flat == "0" { String::new() } else { format!(" + {}", line.flat) };
+        let (units, part, price, amount) = (&line.units, &line.part, &line.price, &line.renter_amount);
+        page.field("", format!("{units:>14} {unit}s, {part}{overage}, @ {price}{flat} = {amount}"));
+    }
     match &c.step {
         Some(step) => {
-            page.line(format!(
-                "  the commit's step in this price version's total, shared by {} records:",
-                c.records_of_step
-            ));
+            page.line(format!("  the commit's step in this cell's total, shared by {} records:", c.records_of_step));
             self::step(page, step);
         }
-        None => page.line("  no step: nothing of it is billed or paid, or the commit's records of this price version cancel each other out"),
+        None => page.line(
+            "  no step: nothing of it is billed or paid, or the commit's records of this cell cancel each other out",
+        ),
+    }
+}
+
+fn due(page: &mut Page, due: &DueFact) {
+    page.heading(format!("why: {}", due.why));
+    page.field("kind", due.kind);
+    for (name, text) in [("charge", &due.charge), ("subject", &due.subject), ("supplier", &due.supplier)] {
+        if !text.is_empty() {
+            page.field(name, text);
+        }
+    }
+    page.field("of", format!("[{}, {}), billing period from {}", due.start, due.end, due.billing_start));
+    page.field("booked", format!("in the billing period from {}", due.booked_start));
+    page.field("renter", format!("{} → {}", due.renter_amount_before, due.renter_amount_after));
+    page.field("supplier", format!("{} → {}", due.supplier_amount_before, due.supplier_amount_after));
+    for step in &due.steps {
+        let mark = if step.commit == due.commit { "*" } else { " " };
+        let (at, renter, supplier) = (&step.at, &step.renter_amount_after, &step.supplier_amount_after);
+        page.line(format!("{mark} {at}  renter {renter}  supplier {supplier}  {}", step.why));
+    }
+    page.heading(format!("rating states of the time, as they stand now ({})", due.states.len()));
+    for s in &due.states {
+        let resource = if s.resource.is_empty() { String::new() } else { format!(" of {}", s.resource) };
+        page.line(format!(
+            "  {}{resource} from {}: billed {}, paid {}, renter {}, supplier {}",
+            s.charge, s.period_start, s.billed, s.paid, s.renter_amount, s.supplier_amount
+        ));
+    }
+    page.heading(format!("leases of the billing period, as they stand now ({})", due.leases.len()));
+    for l in &due.leases {
+        page.line(format!(
+            "  {} on {}: leased {} s, maintenance {}, suspended {}, down {} (the platform's fault {}, the renter's {})",
+            l.lease, l.server, l.leased_s, l.maintenance_s, l.suspended_s, l.down_s, l.down_platform_s, l.down_renter_s
+        ));
+    }
+    for c in &due.closings {
+        page.heading(format!("closing {} of the period at {} by {}", c.number, c.at, c.closed_by));
+        for accepted in c.accepted.as_array().into_iter().flatten().filter_map(Value::as_str) {
+            page.field("accepted", accepted);
+        }
+        if let Some(why) = c.why.as_ref().filter(|why| !why.is_empty()) {
+            page.field("because", why);
+        }
     }
 }
 
 fn step(page: &mut Page, step: &StepFact) {
-    page.field("billed", format!("{} → {} s", step.billed_s_before, step.billed_s_after));
+    page.field("billed", format!("{} → {}", step.billed_before, step.billed_after));
     page.field("", format!("{} → {}", step.renter_amount_before, step.renter_amount_after));
-    page.field("paid", format!("{} → {} s", step.paid_s_before, step.paid_s_after));
+    page.field("paid", format!("{} → {}", step.paid_before, step.paid_after));
     page.field("", format!("{} → {}", step.supplier_amount_before, step.supplier_amount_after));
+    page.field("booked", format!("in the billing period from {}", step.booked_start));
 }
 
 fn booked(page: &mut Page, booked: Option<&Booking>) {
@@ -188,10 +263,14 @@ fn seconds(page: &mut Page, t: &Totals) {
     page.field(
         "leased",
         format!(
-            "{} s = used {} + idle {} + unknown {} + down {} + suspended {}; billed {}, paid {}",
-            t.leased_s, t.used_s, t.idle_s, t.unknown_s, t.down_s, t.suspended_s, t.billed_s, t.paid_s
+            "{} s = used {} + idle {} + unknown {} + maintenance {} + down {} + suspended {}; billed {}, paid {}",
+            t.leased_s, t.used_s, t.idle_s, t.unknown_s, t.maintenance_s, t.down_s, t.suspended_s, t.billed_s, t.paid_s
         ),
     );
+    if (t.down_platform_s, t.down_renter_s) != (0, 0) {
+        let (platform, renter) = (t.down_platform_s, t.down_renter_s);
+        page.field("", format!("of the down time {platform} s by the platform's fault, {renter} s by the renter's"));
+    }
 }
 
 fn sums(t: &Totals) -> String {
@@ -273,10 +352,11 @@ fn committed<'a>(page: &mut Page, commits: impl Iterator<Item = &'a CommitFact>)
 fn stored(page: &mut Page, stored: &[Stored]) {
     page.heading("stored");
     for s in stored {
+        let until = s.object.as_deref().unwrap_or("the commit point");
         match (&s.file, s.published) {
             (Some(file), true) => page.field("file", file),
-            (Some(file), false) => page.field("owed", format!("{file}, until then in {}", s.object)),
-            (None, _) => page.field("staged", &s.object),
+            (Some(file), false) => page.field("owed", format!("{file}, until then in {until}")),
+            (None, _) => page.field("staged", until),
         }
     }
 }
@@ -286,13 +366,15 @@ fn records(page: &mut Page, records: &[RecordLine], this: Option<&str>) {
         let mark = if this == Some(r.record.as_str()) { '*' } else { ' ' };
         let slot = r.slot.map(|slot| format!("slot {slot}")).unwrap_or_default();
         page.line(format!(
-            "{mark} {} {:<10} r{} [{}, {}) {slot:<7} {:>6} s  renter {:>16}  supplier {:>16}  {}",
+            "{mark} {} {:<10} {} r{} [{}, {}) {slot:<7} {:>6} {}  renter {:>16}  supplier {:>16}  {}",
             r.record,
             r.kind,
+            r.charge,
             r.revision,
             r.window_start,
             r.window_end,
-            r.billed_s,
+            r.quantity,
+            r.basis,
             r.renter_amount,
             r.supplier_amount,
             r.gpu.as_deref().unwrap_or("")

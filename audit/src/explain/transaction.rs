@@ -7,6 +7,7 @@ use hydrometer_sinks::rated::RatedRow;
 use serde::Serialize;
 use uuid::Uuid;
 
+use super::due::{self, DueFact};
 use super::facts::{self, Booking, CommitFact, RecordLine, StepFact, Totals};
 use crate::cut::{Cut, CutError};
 
@@ -18,6 +19,8 @@ pub struct TransactionExplanation {
     #[serde(flatten)]
     pub booking: Booking,
     pub steps: Vec<StepFact>,
+    /// Where it books what fell due: that, and why.
+    pub due: Option<DueFact>,
     /// Of all records that it books.
     pub totals: Totals,
     /// The largest of them.
@@ -38,14 +41,19 @@ pub async fn explain(cut: &Cut, id: Uuid) -> Result<TransactionExplanation, CutE
         let rows = facts::rated_by(cut, &commit.to_string(), contract, *hour).await?;
         records.extend(rows.into_iter().filter(|row| steps.iter().any(|step| books(step, row))));
     }
+    let due = due::booked_by(cut, id).await?;
+    if let Some(due) = &due {
+        records.extend(due::records_of(cut, due).await?);
+    }
     let mut commits = Vec::new();
-    for commit in places.iter().map(|(commit, _, _)| commit).collect::<BTreeSet<_>>() {
-        commits.extend(facts::commit(cut, &commit.to_string()).await?);
+    let of_steps = places.iter().map(|(commit, _, _)| commit.to_string());
+    for commit in of_steps.chain(due.iter().map(|due| due.commit.clone())).collect::<BTreeSet<_>>() {
+        commits.extend(facts::commit(cut, &commit).await?);
     }
     let totals = Totals::of(&records)?;
     records.sort_by_cached_key(|row| (-row.renter_amount.scaled().abs(), row.sort_key()));
     let records = records.iter().take(RECORDS_MAX).map(RecordLine::of).collect();
-    Ok(TransactionExplanation { booking, steps, totals, records, commits })
+    Ok(TransactionExplanation { booking, steps, due, totals, records, commits })
 }
 
 /// Whether a record is one of a step's.
@@ -53,8 +61,6 @@ fn books(step: &StepFact, row: &RatedRow) -> bool {
     row.commit == step.place.0.to_string()
         && row.partition == step.place.1
         && hour_floor(row.window.to - 1) == step.place.2
-        && row.contract == step.contract
-        && row.charge == step.charge
-        && row.period == step.period
+        && row.state() == step.state
         && row.cell == step.cell
 }

@@ -20,6 +20,8 @@ pub(super) async fn check(db: &Database, report: &mut Report) -> Result<(), Veri
         ("written", "files", "SELECT count(*) FROM hydrometer.file"),
         ("written", "events", "SELECT count(*) FROM hydrometer.event"),
         ("written", "requests", "SELECT count(*) FROM hydrometer.request"),
+        ("written", "closing requests", "SELECT count(*) FROM hydrometer.closing_request"),
+        ("written", "commands", "SELECT count(*) FROM hydrometer.command"),
     ] {
         let row = db.client_ref().query_one(sql, &[]).await.map_err(database("counting"))?;
         report.check(name).count(what, row.get::<_, i64>(0).unsigned_abs());
@@ -81,6 +83,13 @@ FROM (
     UNION ALL SELECT 'request ' || r.id, asked_by FROM hydrometer.request AS r
     UNION ALL SELECT 'request ' || r.id || ', done', done_by FROM hydrometer.request AS r WHERE done_by IS NOT NULL
     UNION ALL SELECT 'revision ' || revision || ' of lease ' || lease, commit_id FROM hydrometer.revision
+    UNION ALL SELECT 'command ' || name || ' of ' || who, commit_id FROM hydrometer.command
+    UNION ALL SELECT 'billing period of contract ' || contract || ', closed', closed_by FROM hydrometer.period WHERE closed_by IS NOT NULL
+    UNION ALL SELECT 'closing of contract ' || contract, commit_id FROM hydrometer.closing
+    UNION ALL SELECT 'step of due ' || due, commit_id FROM hydrometer.due_step
+    UNION ALL SELECT 'closing request ' || r.id, asked_by FROM hydrometer.closing_request AS r
+    UNION ALL SELECT 'closing request ' || r.id || ', done', done_by FROM hydrometer.closing_request AS r WHERE done_by IS NOT NULL
+    UNION ALL SELECT 'fatal XID ' || xid || ' of GPU ' || gpu, commit_id FROM hydrometer.fatal_xid
     UNION ALL SELECT 'unrated time of lease ' || lease, commit_id FROM hydrometer.unrated
     UNION ALL SELECT 'unrated time of lease ' || lease || ', mended', mended_by FROM hydrometer.unrated WHERE mended_by IS NOT NULL
 ) AS k

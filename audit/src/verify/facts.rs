@@ -3,10 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
+use hydrometer_pipeline::evidence::FatalXid;
 use hydrometer_pipeline::homes::Homes;
 use hydrometer_pipeline::source::TopicPartition;
 use hydrometer_pipeline::store::Database;
 use hydrometer_pipeline::store::home::homes;
+use hydrometer_pipeline::store::period::CLOSING;
 use hydrometer_rating::history::{History, Span};
 use hydrometer_schemas::time::{SECONDS_PER_HOUR, Second, hour_floor};
 use hydrometer_schemas::warehouse::Table;
@@ -93,8 +95,8 @@ pub(super) struct UnratedRow {
     pub span: Span,
 }
 
-/// A window that was rated again: (lease, window, revision).
-pub(super) type RevisionKey = (String, Span, i32);
+/// A window that was rated again: (lease, server, window, revision).
+pub(super) type RevisionKey = (String, String, Span, i32);
 
 pub(super) struct Facts {
     pub history: History,
@@ -105,6 +107,7 @@ pub(super) struct Facts {
     pub objects: Vec<ObjectRow>,
     pub requests: Vec<OpenRequest>,
     pub unrated: BTreeMap<Second, Vec<UnratedRow>>,
+    pub fatal_xids: Vec<FatalXid>,
     /// By the hour of the window, with the commit that wrote it.
     pub revisions: BTreeMap<Second, HashMap<RevisionKey, String>>,
 }
@@ -121,6 +124,7 @@ impl Facts {
             objects: Vec::new(),
             requests: Vec::new(),
             unrated: BTreeMap::new(),
+            fatal_xids: Vec::new(),
             revisions: BTreeMap::new(),
         };
         let sql = "SELECT topic, partition, role = 'telemetry', next, frontier_s, closed_until_s FROM hydrometer.partition_lease";
@@ -162,13 +166,23 @@ impl Facts {
             let unrated = UnratedRow { lease: row.get(0), slot: row.get(1), span };
             facts.unrated.entry(hour_floor(span.from)).or_default().push(unrated);
         }
-        let sql = "SELECT lease, window_start_s, window_end_s, revision, commit_id::text FROM hydrometer.revision";
+        let sql = "SELECT server, gpu, at_s, xid FROM hydrometer.fatal_xid ORDER BY 1, 2, 3, 4";
+        let xids = query("reading fatal XIDs", sql).await?;
+        facts.fatal_xids = xids.iter().map(|row| (row.get(0), row.get(1), row.get(2), row.get(3))).collect();
+        let sql =
+            "SELECT lease, server, window_start_s, window_end_s, revision, commit_id::text FROM hydrometer.revision";
         for row in query("reading revisions", sql).await? {
-            let window = Span { from: row.get(1), to: row.get(2) };
+            let window = Span { from: row.get(2), to: row.get(3) };
             let of_hour = facts.revisions.entry(hour_floor(window.from)).or_default();
-            of_hour.insert((row.get(0), window, row.get(3)), row.get(4));
+            of_hour.insert((row.get(0), row.get(1), window, row.get(4)), row.get(5));
         }
         Ok(facts)
+    }
+
+    /// Until where hours of commitments are closed.
+    pub fn closed_until(&self) -> Second {
+        let closing = self.stands.iter().find(|(partition, _)| *partition.topic == *CLOSING);
+        closing.map_or(0, |(_, stand)| stand.frontier)
     }
 
     /// Where a server lives at a time.

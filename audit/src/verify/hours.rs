@@ -3,8 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use arrow::array::RecordBatch;
+use hydrometer_pipeline::evidence::{Evidence, FatalXid};
 use hydrometer_pipeline::source::TopicPartition;
 use hydrometer_pipeline::store::Database;
+use hydrometer_pipeline::store::period::CLOSING;
 use hydrometer_rating::history::{Lease, ServerTimeline, Span};
 use hydrometer_schemas::time::{SECONDS_PER_HOUR, SECONDS_PER_MINUTE, Second, hour_floor, show_second};
 use hydrometer_schemas::warehouse::Table;
@@ -14,7 +16,7 @@ use hydrometer_sinks::usage::from_batch;
 use super::facts::{Facts, FileRow, OBJECT_COLUMNS, ObjectRow, OpenRequest, RevisionKey};
 use super::money::Sums;
 use super::read::{Found, Named, read};
-use super::{List, Progress, Report, Tell, VerifyError, database, lease_time, quarantine, rated, usage};
+use super::{List, Progress, Report, Tell, VerifyError, database, dues, lease_time, quarantine, rated, usage, xids};
 
 pub(super) struct Walk<'a> {
     pub db: &'a Database,
@@ -28,6 +30,10 @@ pub(super) struct Walk<'a> {
     pub ids: HashSet<String>,
     /// Revisions that had a record in the hour.
     pub revisions: HashSet<RevisionKey>,
+    /// What was metered in the hour, with the last minutes before it and the fatal XIDs on record: by partition.
+    evidence: BTreeMap<TopicPartition, Evidence>,
+    /// Fatal XIDs on record that the minutes were held against.
+    pub xids: BTreeSet<FatalXid>,
     pub unknown: u64,
     pub leakage: u64,
 }
@@ -66,6 +72,8 @@ pub(super) async fn check(
         asked_for: HashSet::new(),
         ids: HashSet::new(),
         revisions: HashSet::new(),
+        evidence: BTreeMap::new(),
+        xids: BTreeSet::new(),
         unknown: 0,
         leakage: 0,
     };
@@ -86,6 +94,8 @@ pub(super) async fn check(
         active.retain(|(_, lease)| lease.span.to > hour);
         walk.hour(hour, named, &active).await?;
     }
+    xids::never_metered(&mut walk);
+    dues::files(&mut walk).await?;
     quarantine::check(&mut walk, tell).await?;
     let Walk { report, sums, unknown, leakage, .. } = walk;
     for (name, total) in [("unknown", unknown), ("leakage", leakage)] {
@@ -104,7 +114,9 @@ struct OfHour<'a> {
 /// Every hour that has files, staged records or a lease behind the frontier of its home.
 fn hours(facts: &Facts) -> BTreeMap<Second, OfHour<'_>> {
     let mut hours: BTreeMap<Second, OfHour<'_>> = BTreeMap::new();
-    for file in facts.files.iter().filter(|file| file.table != Some(Table::Quarantine)) {
+    // Files of closings are no hour's.
+    let of_hours = |file: &&FileRow| file.table != Some(Table::Quarantine) && *file.partition.topic != *CLOSING;
+    for file in facts.files.iter().filter(of_hours) {
         hours.entry(file.hour).or_default().files.push(file);
     }
     for object in facts.objects.iter().filter(|object| object.kind == "rated" && !object.filed) {
@@ -136,6 +148,7 @@ impl<'a> Walk<'a> {
     ) -> Result<(), VerifyError> {
         self.ids.clear();
         self.revisions.clear();
+        self.evidence.values_mut().for_each(|evidence| evidence.forget_before(hour));
         let facts = self.facts;
         let mut works: BTreeMap<&TopicPartition, Work<'_>> = BTreeMap::new();
         let empty = |partition| Work {
@@ -166,7 +179,10 @@ impl<'a> Walk<'a> {
                 continue;
             }
             match (metered, records) {
-                (Some(metered), Some(records)) => lease_time::check(self, &work, &metered, &records),
+                (Some(metered), Some(records)) => {
+                    xids::check(self, &work, &metered);
+                    lease_time::check(self, &work, &metered, &records);
+                }
                 // What is missing was said; nothing follows from the rest.
                 _ => self.report.check("evidence").wait("hours of which a file is missing", 1),
             }
@@ -192,8 +208,8 @@ impl<'a> Walk<'a> {
         for (key, commit) in self.facts.revisions.get(&hour).into_iter().flatten() {
             check.count("revisions of windows", 1);
             if !self.revisions.contains(key) {
-                let (lease, window, revision) = key;
-                let subject = format!("lease {lease}, window {}, revision {revision}", show_span(*window));
+                let (lease, server, window, revision) = key;
+                let subject = format!("lease {lease} on {server}, window {}, revision {revision}", show_span(*window));
                 check.violation(subject, format!("a record of commit {commit}"), "none");
             }
         }
@@ -235,6 +251,16 @@ impl<'a> Walk<'a> {
             }
         }
         Ok(())
+    }
+
+    /// The evidence of a partition, which minutes are added to hour by hour.
+    pub fn evidence_of(&mut self, partition: &TopicPartition, hour: Second) -> &mut Evidence {
+        let facts = self.facts;
+        self.evidence.entry(partition.clone()).or_insert_with(|| {
+            let mut evidence = Evidence::since(hour);
+            facts.fatal_xids.iter().for_each(|xid| evidence.add_fatal(xid));
+            evidence
+        })
     }
 
     pub fn is_asked_for(&self, server: &str, hour: Second) -> bool {

@@ -2,11 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use hydrometer_pipeline::derive::due_windows;
-use hydrometer_rating::classes::{ClassSeconds, mask, quantities};
+use hydrometer_pipeline::derive::{due_windows, rows};
+use hydrometer_pipeline::evidence::Evidence;
+use hydrometer_rating::classes::{ClassSeconds, mask};
 use hydrometer_rating::history::{History, Span};
-use hydrometer_rating::rate::CellKey;
-use hydrometer_schemas::time::show_second;
+use hydrometer_rating::keys::{CellKey, StateKey};
+use hydrometer_rating::quantities::{Quantity, quantities};
+use hydrometer_schemas::time::{Second, show_second};
 use hydrometer_sinks::rated::RatedRow;
 
 use super::hours::{Walk, Work, show_span};
@@ -20,8 +22,26 @@ struct Of {
     slot: u32,
     window: Span,
     gpu: Option<String>,
-    contract: String,
+    state: StateKey,
+    period: Second,
     cell: CellKey,
+}
+
+impl Of {
+    /// Nothing for an adjustment, which carries money and no time.
+    fn said_by(row: &RatedRow) -> Option<Of> {
+        let (Some(server), Some(lease), Some(slot)) = (&row.server, &row.lease, row.slot) else { return None };
+        Some(Of {
+            server: server.clone(),
+            lease: lease.clone(),
+            slot,
+            window: row.window,
+            gpu: row.gpu.clone(),
+            state: row.state(),
+            period: row.period,
+            cell: row.cell.clone(),
+        })
+    }
 }
 
 /// Whose time: (server, lease, slot).
@@ -37,35 +57,26 @@ struct Seconds {
 pub(super) fn check(walk: &mut Walk<'_>, work: &Work<'_>, metered: &Metered, records: &[RatedRow]) {
     let said = said(records);
     leased_time(walk, work, &said);
-    let (derived, unrated) = derive(&walk.facts.history, work, metered);
+    let facts = walk.facts;
+    let (derived, unrated) = derive(&facts.history, work, walk.evidence_of(work.partition, work.hour));
     evidence(walk, work, &said, derived);
     listed(walk, work, &unrated);
     walk.leakage += leakage(work, metered);
 }
 
 /// The sum of all records, over all revisions.
-fn said(records: &[RatedRow]) -> BTreeMap<Of, ClassSeconds> {
-    let mut said: BTreeMap<Of, ClassSeconds> = BTreeMap::new();
+fn said(records: &[RatedRow]) -> BTreeMap<Of, Quantity> {
+    let mut said: BTreeMap<Of, Quantity> = BTreeMap::new();
     for row in records {
-        // Adjustments carry money and no time.
-        let (Some(server), Some(lease), Some(slot)) = (&row.server, &row.lease, row.slot) else { continue };
-        let of = Of {
-            server: server.clone(),
-            lease: lease.clone(),
-            slot,
-            window: row.window,
-            gpu: row.gpu.clone(),
-            contract: row.contract.clone(),
-            cell: row.cell.clone(),
-        };
+        let Some(of) = Of::said_by(row) else { continue };
         let sum = said.entry(of).or_default();
-        *sum = sum.plus(row.seconds);
+        *sum = sum.plus(row.quantity);
     }
     said
 }
 
 /// The plain sum: the classes of a slot add up to its leased time, less what is listed as unrated.
-fn leased_time(walk: &mut Walk<'_>, work: &Work<'_>, said: &BTreeMap<Of, ClassSeconds>) {
+fn leased_time(walk: &mut Walk<'_>, work: &Work<'_>, said: &BTreeMap<Of, Quantity>) {
     let mut slots: BTreeMap<Slot, Seconds> = BTreeMap::new();
     for (timeline, lease) in &work.leases {
         let Some(leased) = lease.span.intersect(work.span()) else { continue };
@@ -76,7 +87,7 @@ fn leased_time(walk: &mut Walk<'_>, work: &Work<'_>, said: &BTreeMap<Of, ClassSe
     }
     for (of, seconds) in said {
         let sum = slots.entry((of.server.clone(), of.lease.clone(), of.slot)).or_default();
-        sum.rated = sum.rated.plus(*seconds);
+        sum.rated = sum.rated.plus(seconds.classes);
     }
     let servers = servers_of(work);
     for unrated in walk.facts.unrated.get(&work.hour).into_iter().flatten() {
@@ -100,34 +111,34 @@ fn leased_time(walk: &mut Walk<'_>, work: &Work<'_>, said: &BTreeMap<Of, ClassSe
             check.violation(subject(), format!("{} s leased", sum.leased), found);
         }
         let c = sum.rated;
-        if [c.used, c.idle, c.unknown, c.down, c.suspended, c.billed, c.paid].iter().any(|seconds| *seconds < 0) {
-            check.violation(subject(), "no class below 0 s", show(&c));
+        let classes = [c.used, c.idle, c.unknown, c.maintenance, c.down, c.suspended, c.billed, c.paid];
+        if classes.iter().chain(&[c.down_platform, c.down_renter]).any(|seconds| *seconds < 0)
+            || c.down_platform + c.down_renter > c.down
+        {
+            check.violation(
+                subject(),
+                "no class below 0 s, and no more of it by anybody's fault than is down",
+                show(&c),
+            );
         }
     }
 }
 
 type Unrated = BTreeMap<(String, i32), Vec<Span>>;
 
-/// Rates the hour again, from the timelines and all masks that were metered.
-fn derive(history: &History, work: &Work<'_>, metered: &Metered) -> (BTreeMap<Of, ClassSeconds>, Unrated) {
-    let mut derived = BTreeMap::new();
+/// Rates the hour again, from the timelines and all that was metered.
+fn derive(history: &History, work: &Work<'_>, evidence: &Evidence) -> (BTreeMap<Of, Quantity>, Unrated) {
+    let mut derived: BTreeMap<Of, Quantity> = BTreeMap::new();
     let mut unrated = Unrated::new();
     for (timeline, lease) in &work.leases {
         let versions = history.versions(&lease.contract);
         for window in due_windows(lease, versions, work.span().from, work.span().to) {
-            let masks = |gpu: &str, minute| metered.masks(&timeline.server, gpu, minute);
-            let (quantities, without) = quantities(timeline, lease, versions, window, masks);
-            for (key, seconds) in quantities {
-                let of = Of {
-                    server: timeline.server.clone(),
-                    lease: lease.lease.clone(),
-                    slot: key.slot,
-                    window,
-                    gpu: key.gpu,
-                    contract: lease.contract.clone(),
-                    cell: key.cell,
-                };
-                derived.insert(of, seconds);
+            let of_window = evidence.of(&timeline.server, window);
+            let (found, without) = quantities(timeline, lease, versions, window, &of_window);
+            for row in rows(timeline, lease, versions, window, work.partition.partition, found) {
+                let Some(of) = Of::said_by(&row) else { continue };
+                let sum = derived.entry(of).or_default();
+                *sum = sum.plus(row.quantity);
             }
             for stretch in without {
                 unrated.entry((lease.lease.clone(), stretch.slot as i32)).or_default().push(stretch.span);
@@ -138,12 +149,7 @@ fn derive(history: &History, work: &Work<'_>, metered: &Metered) -> (BTreeMap<Of
 }
 
 /// What was said against what is found now, window by window.
-fn evidence(
-    walk: &mut Walk<'_>,
-    work: &Work<'_>,
-    said: &BTreeMap<Of, ClassSeconds>,
-    derived: BTreeMap<Of, ClassSeconds>,
-) {
+fn evidence(walk: &mut Walk<'_>, work: &Work<'_>, said: &BTreeMap<Of, Quantity>, derived: BTreeMap<Of, Quantity>) {
     let keys: BTreeSet<&Of> = said.keys().chain(derived.keys()).collect();
     for of in keys {
         let asked_for = walk.is_asked_for(&of.server, work.hour);
@@ -157,16 +163,19 @@ fn evidence(
         if now != then {
             let gpu = of.gpu.as_deref().unwrap_or("none known");
             let subject = format!(
-                "lease {}, slot {} of {}, GPU {gpu}, window {}, contract {} at {} from {}",
+                "lease {}, slot {} of {}, GPU {gpu}, window {}, contract {}, {} by terms of {} (rate {}), renter {} in {}",
                 of.lease,
                 of.slot,
                 of.server,
                 show_span(of.window),
-                of.contract,
-                of.cell.price,
-                show_second(of.cell.version_from)
+                of.state.contract,
+                of.state.charge,
+                show_second(of.cell.version_from),
+                of.cell.rate,
+                of.state.renter,
+                of.state.currency
             );
-            check.violation(subject, show(&now), show(&then));
+            check.violation(subject, show_quantity(&now), show_quantity(&then));
         }
     }
 }
@@ -239,9 +248,22 @@ fn servers_of<'a>(work: &Work<'a>) -> HashMap<&'a str, &'a str> {
     work.leases.iter().map(|(timeline, lease)| (lease.lease.as_str(), timeline.server.as_str())).collect()
 }
 
+pub(super) fn show_quantity(quantity: &Quantity) -> String {
+    let Quantity { classes, billed, paid, lost } = quantity;
+    format!("{}; quantity billed {billed}, paid {paid}, lost {lost}", show(classes))
+}
+
 fn show(c: &ClassSeconds) -> String {
-    let classes =
-        [("used", c.used), ("idle", c.idle), ("unknown", c.unknown), ("down", c.down), ("suspended", c.suspended)];
+    let classes = [
+        ("used", c.used),
+        ("idle", c.idle),
+        ("unknown", c.unknown),
+        ("maintenance", c.maintenance),
+        ("down", c.down),
+        ("of it the platform's fault", c.down_platform),
+        ("of it the renter's", c.down_renter),
+        ("suspended", c.suspended),
+    ];
     let classes: Vec<String> = classes.iter().filter(|c| c.1 != 0).map(|(class, s)| format!("{class} {s}")).collect();
     let classes = if classes.is_empty() { "no time".to_owned() } else { classes.join(", ") };
     format!("{classes} (billed {}, paid {})", c.billed, c.paid)

@@ -5,12 +5,18 @@ use hydrometer_pipeline::store::Database;
 use super::{List, Report, VerifyError, database};
 
 /// (name, unit, rows of (what, how many)).
-const QUERIES: [(&str, &str, &str); 3] = [
+const QUERIES: [(&str, &str, &str); 4] = [
     (
         "open requests",
         "requests",
         "SELECT cause || ', partition ' || topic || '/' || partition, count(*) FROM hydrometer.request WHERE done_by IS NULL \
          GROUP BY topic, partition, cause ORDER BY 1",
+    ),
+    (
+        "open closing requests",
+        "requests",
+        "SELECT cause || ', contract ' || contract, count(*) FROM hydrometer.closing_request WHERE done_by IS NULL \
+         GROUP BY contract, cause ORDER BY 1",
     ),
     (
         "unrated",

@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, HashMap};
 
 use arrow::array::{Decimal128Array, Int64Array, RecordBatch, StringArray};
 use hydrometer_pipeline::store::manifest::{self, file_name};
-use hydrometer_rating::GPU_HOURS;
+use hydrometer_rating::history::History;
 use hydrometer_rating::money::Amount;
-use hydrometer_schemas::time::{month_floor, show_second};
+use hydrometer_rating::terms::RateId;
+use hydrometer_schemas::time::{hour_floor, show_second};
 use hydrometer_schemas::warehouse::Table;
 use hydrometer_sinks::rated::{RatedRow, RecordKind, fill_amounts, from_batch};
 use hydrometer_sinks::usage::Columns;
@@ -44,8 +45,8 @@ pub(super) async fn records(walk: &mut Walk<'_>, work: &Work<'_>) -> Result<Opti
         complete &= staged(walk, work, object, &file, &mut records).await?;
     }
     for row in &records {
-        walk.sums.add(row);
-        walk.unknown = walk.unknown.saturating_add_signed(row.seconds.unknown);
+        walk.sums.add(row, &walk.facts.history);
+        walk.unknown = walk.unknown.saturating_add_signed(row.quantity.classes.unknown);
     }
     Ok(complete.then_some(records))
 }
@@ -124,8 +125,8 @@ fn check_stated(
         if id != row.record_id() {
             check.violation(subject(), format!("record id {}, of what the row says", row.record_id()), id);
         }
-        if leased.value(i) != row.seconds.leased() {
-            let expected = format!("leased_s {}, the sum of its classes", row.seconds.leased());
+        if leased.value(i) != row.quantity.classes.leased() {
+            let expected = format!("leased_s {}, the sum of its classes", row.quantity.classes.leased());
             check.violation(subject(), expected, format!("leased_s {}", leased.value(i)));
         }
         let rest = row.commission()?;
@@ -213,19 +214,11 @@ fn judge(walk: &mut Walk<'_>, work: &Work<'_>, name: &str, rows: &[RatedRow]) {
             let expected = format!("a window of the hour {} in partition {}", show_second(work.hour), work.partition);
             check.violation(subject(), expected, format!("partition {}", row.partition));
         }
-        if row.period != month_floor(row.window.from) || row.charge != GPU_HOURS {
-            let expected = format!("{GPU_HOURS} in the period {}", show_second(month_floor(row.window.from)));
-            check.violation(subject(), expected, format!("{} in the period {}", row.charge, show_second(row.period)));
+        if let Some((expected, found)) = by_its_terms(&walk.facts.history, row) {
+            check.violation(subject(), expected, found);
         }
         if row.kind == RecordKind::Usage && row.revision != 0 {
             check.violation(subject(), "revision 0, since it was rated live", format!("revision {}", row.revision));
-        }
-        // The contract's renter and currency never change; they are what the posting is addressed by.
-        if let Some(version) = walk.facts.history.versions(&row.contract).first()
-            && (&version.renter, &version.currency) != (&row.renter, &row.currency)
-        {
-            let expected = format!("renter {} in {}", version.renter, version.currency);
-            check.violation(subject(), expected, format!("renter {} in {}", row.renter, row.currency));
         }
     }
     let check = walk.report.check("homes");
@@ -239,7 +232,8 @@ fn judge(walk: &mut Walk<'_>, work: &Work<'_>, name: &str, rows: &[RatedRow]) {
     }
     let check = walk.report.check("corrections");
     for row in rows.iter().filter(|row| row.kind == RecordKind::Correction) {
-        let key = (row.lease.clone().unwrap_or_default(), row.window, row.revision);
+        let (lease, server) = (row.lease.clone().unwrap_or_default(), row.server.clone().unwrap_or_default());
+        let key = (lease, server, row.window, row.revision);
         let by = walk.facts.revisions.get(&work.hour).and_then(|revisions| revisions.get(&key));
         if by != Some(&row.commit) {
             let found = by.map_or("no such revision".to_owned(), |commit| format!("a revision of commit {commit}"));
@@ -249,6 +243,41 @@ fn judge(walk: &mut Walk<'_>, work: &Work<'_>, name: &str, rows: &[RatedRow]) {
         check.count("records", 1);
         walk.revisions.insert(key);
     }
+}
+
+/// What a record says of its price, share, ladder and billing period against what its rate and its version say, where they differ.
+/// The version may have been replaced since; its rates are known for good.
+fn by_its_terms(history: &History, row: &RatedRow) -> Option<(String, String)> {
+    if row.kind == RecordKind::Adjustment {
+        return None;
+    }
+    if let Some(rate) = history.rate(row.cell.rate) {
+        let (charge, share) = (&rate.charge, rate.share());
+        let price = charge.unit_price(row.cell.segment);
+        if (&charge.name, price, share) != (&row.charge, row.price, row.share) {
+            let show = |name: &str, price: Option<_>, share: Option<_>| {
+                let price = price.map_or("none".to_owned(), |price: hydrometer_rating::money::Price| price.to_string());
+                let share =
+                    share.map_or("none".to_owned(), |share: hydrometer_rating::money::Share| format!("{share} %"));
+                format!("{name}, price {price}, share {share}")
+            };
+            let expected = format!("{}, as rate {} says", show(&charge.name, price, share), row.cell.rate);
+            return Some((expected, show(&row.charge, row.price, row.share)));
+        }
+        let ladder = if charge.is_hourly() { hour_floor(row.window.from) } else { row.period };
+        if row.ladder != ladder {
+            let expected = format!("a ladder from {}", show_second(ladder));
+            return Some((expected, format!("one from {}", show_second(row.ladder))));
+        }
+    } else if row.cell.rate != RateId(0) {
+        return Some(("a rate of some version of its contract".to_owned(), format!("rate {}", row.cell.rate)));
+    }
+    let versions = history.versions(&row.contract);
+    let calendar = &versions.iter().find(|version| version.span.from == row.cell.version_from)?.terms.calendar;
+    // A window may lie across the edge of two periods.
+    let periods = [row.window.from, row.window.to - 1].map(|second| calendar.period_of(second).from);
+    let expected = format!("the billing period from {}", show_second(periods[0]));
+    (!periods.contains(&row.period)).then(|| (expected, format!("the one from {}", show_second(row.period))))
 }
 
 fn subject(id: &str, row: &RatedRow, file: &str) -> String {

@@ -80,7 +80,7 @@ pub struct Report {
 }
 
 /// Every check, in the order of the way of the data.
-const CHECKS: [(&str, &str); 14] = [
+const CHECKS: [(&str, &str); 18] = [
     ("history", "what is applied follows from the events in their own order, never from their arrival"),
     ("commits", "law 8: each partition's commits are one chain, and its lease stands at the chain's end"),
     ("written", "law 8: every row was written by a commit, from offsets that the commit handled"),
@@ -94,7 +94,14 @@ const CHECKS: [(&str, &str); 14] = [
     ("rated", "each record is once in the files, as its commit said it, with the amounts of its commit's steps"),
     ("leased", "law 3: every leased second is in one class; the classes sum to the lease"),
     ("evidence", "laws 2 and 3: the records are what timelines and metered masks give when they are rated again"),
+    ("xids", "laws 2 and 9: fatal XIDs on record are those that the metered minutes begin with"),
     ("steps", "law 4: a period's total is a pure function of its quantities, reached by an unbroken chain of steps"),
+    ("lease_use", "law 4: what each lease used of a billing period is the sum of its records"),
+    (
+        "dues",
+        "law 4: what falls due when an hour or a period is closed follows from what was used, and was said and published once",
+    ),
+    ("closings", "laws 6 and 8: periods are closed by a closing, and nothing is booked in one after that"),
     ("postings", "laws 5 and 7: records, steps and postings are the same money, for each contract, period and account"),
     ("corrections", "law 6: a correction names what it corrects, and has its revision"),
     ("ledger", "laws 6 and 7: debits equal credits, posted is immutable, the protection is in place"),

@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use arrow::array::{Int32Array, RecordBatch};
-use hydrometer_rating::classes::Masks;
 use hydrometer_schemas::time::{Minute, SECONDS_PER_HOUR, SECONDS_PER_MINUTE, show_second};
 use hydrometer_sinks::usage::{Columns, UsageKey, UsageRow, from_batch, merged};
 
@@ -25,17 +24,15 @@ pub(super) struct Bits {
 
 type Minutes = BTreeMap<Minute, Bits>;
 
+/// Server, GPU, minute.
+pub(super) type OfMinute = (Arc<str>, Arc<str>, Minute);
+
 /// The metered minutes of a partition's hour, by server and GPU.
 #[derive(Debug, Default)]
 pub(super) struct Metered {
     pub servers: HashMap<Arc<str>, HashMap<Arc<str>, Minutes>>,
-}
-
-impl Metered {
-    pub fn masks(&self, server: &str, gpu: &str, minute: Minute) -> Masks {
-        let bits = self.servers.get(server).and_then(|gpus| gpus.get(gpu)).and_then(|minutes| minutes.get(&minute));
-        bits.map(|bits| Masks { present: bits.present, busy: bits.busy }).unwrap_or_default()
-    }
+    /// Of minutes that report XIDs: the first second of each.
+    pub xids: HashMap<OfMinute, BTreeMap<i32, u8>>,
 }
 
 /// Reads and judges an hour's minutes; nothing when a file of them cannot be read.
@@ -172,7 +169,13 @@ fn judge(walk: &mut Walk<'_>, work: &Work<'_>, file: &FileRow, rows: &[UsageRow]
         bits.present |= row.present;
         bits.busy |= row.busy;
         bits.healthy |= row.healthy;
+        for (xid, second) in &row.xids {
+            let first = metered.xids.entry(row.key()).or_default().entry(*xid).or_insert(*second);
+            *first = (*first).min(*second);
+        }
     }
+    let evidence = walk.evidence_of(work.partition, work.hour);
+    rows.iter().for_each(|row| evidence.add(row));
     let check = walk.report.check("homes");
     check.count("minutes", rows.len() as u64);
     for row in rows {

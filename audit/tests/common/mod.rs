@@ -76,9 +76,8 @@ impl Filled {
             lockstep: true,
         })
         .expect("the logs");
-        let warehouse = Warehouse::open(path(&self.folder.path().join("warehouse"))).expect("the warehouse");
-        let url = as_app(&format!("{} dbname='{}'", self.postgres.superuser(), self.database), &self.database);
-        let db = Database::connect(&url).await.expect("the application's connection");
+        let warehouse = self.warehouse();
+        let db = Database::connect(&self.url()).await.expect("the application's connection");
         let worker = Worker::new(config, Box::new(source), db, warehouse).await.expect("a worker");
         let enough = Arc::new(Notify::new());
         let tell = enough.clone();
@@ -88,6 +87,15 @@ impl Filled {
             }
         }));
         worker.run(enough.notified()).await.expect("a run")
+    }
+
+    pub fn warehouse(&self) -> Warehouse {
+        Warehouse::open(path(&self.folder.path().join("warehouse"))).expect("the warehouse")
+    }
+
+    /// As the application's role.
+    pub fn url(&self) -> String {
+        as_app(&format!("{} dbname='{}'", self.postgres.superuser(), self.database), &self.database)
     }
 
     pub async fn copy(&self) -> System {
