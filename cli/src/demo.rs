@@ -285,6 +285,7 @@ pub async fn is_through(db: &Database, end: i64) -> Result<bool, CliError> {
         .client_ref()
         .query_one(
             "SELECT (SELECT count(*) FROM hydrometer.request WHERE done_by IS NULL) + \
+                    (SELECT count(*) FROM hydrometer.closing_request WHERE done_by IS NULL) + \
                     (SELECT count(*) FROM hydrometer.file WHERE published_at IS NULL)",
             &[],
         )

@@ -3,10 +3,12 @@
 //! Exit status: 0 done; 1 it ran and the answer is no; 2 wrong use; 3 it could not run (a server, a file, the network).
 
 pub mod connection;
+pub mod contract;
 pub mod demo;
 pub mod drive;
 pub mod explain;
 pub mod ledger;
+pub mod period;
 pub mod proof;
 pub mod quarantine;
 pub mod report;
@@ -86,6 +88,10 @@ enum Command {
     Migrate(run::MigrateArgs),
     /// Run the stream worker
     Run(run::RunArgs),
+    /// Contracts: check, show, compare, try on numbers, apply
+    Contract(contract::ContractArgs),
+    /// Billing periods: what stands against closing one, and closing it
+    Period(period::PeriodArgs),
     /// SQL over the warehouse and the ledger, at one consistent cut
     Sql(sql::SqlArgs),
     /// The reports that finance would write first
@@ -137,6 +143,8 @@ async fn dispatch(cli: Cli) -> Result<u8, CliError> {
         Command::Simulate(args) => demo::simulate(args),
         Command::Migrate(args) => run::migrate(args, config).await,
         Command::Run(args) => run::run(args, config).await,
+        Command::Contract(args) => contract::run(args, config).await,
+        Command::Period(args) => period::run(args, &connected(config)?).await,
         Command::Sql(args) => sql::run(args, &connected(config)?).await,
         Command::Report(args) => report::run(args, &connected(config)?).await,
         Command::Explain(args) => explain::run(args, &connected(config)?).await,

@@ -34,6 +34,7 @@ pub struct Found {
     pub rated_records: u64,
     pub corrections: u64,
     pub adjustments: u64,
+    pub dues: u64,
     pub unpublished_files: u64,
     pub open_requests: u64,
 }
@@ -104,6 +105,7 @@ impl Found {
             RecordKind::Usage => {}
             RecordKind::Correction => self.corrections += 1,
             RecordKind::Adjustment => self.adjustments += 1,
+            RecordKind::Due(_) => self.dues += 1,
         }
         let totals = self.totals.entry(row.currency.clone()).or_default();
         totals.0 += row.renter_amount.scaled();
@@ -114,7 +116,8 @@ impl Found {
         if let (Some(lease), Some(slot)) = (&row.lease, row.slot) {
             let key = (lease.clone(), slot, row.gpu.clone(), hour_floor(row.window.from));
             let sum = self.seconds.entry(key).or_default();
-            *sum = sum.plus(row.seconds);
+            // Whose fault it was shows in what is billed and paid.
+            *sum = sum.plus(ClassSeconds { down_platform: 0, down_renter: 0, ..row.quantity.classes });
         }
     }
 
@@ -151,6 +154,9 @@ impl Found {
                 unknown: s.unknown as i64,
                 down: s.down as i64,
                 suspended: s.suspended as i64,
+                maintenance: s.maintenance as i64,
+                down_platform: 0,
+                down_renter: 0,
                 billed: s.billed as i64,
                 paid: s.paid as i64,
             };
