@@ -6,6 +6,7 @@ mod common;
 
 use std::sync::Arc;
 
+use common::scripted::signed;
 use common::{Deployment, LogLine, write_topic};
 use hydrometer_pipeline::source::files::{FileSource, FileSourceConfig, Interleave};
 use hydrometer_pipeline::store::manifest;
@@ -61,11 +62,7 @@ fn lifecycle() -> Vec<String> {
         event("gpu.server.registered", START - 60, r#"{"server":"srv","supplier":"sup","slots":2}"#),
         event("gpu.gpu.registered", START - 60, r#"{"server":"srv","slot":0,"gpu":"g-0"}"#),
         event("gpu.gpu.registered", START - 59, r#"{"server":"srv","slot":1,"gpu":"g-1"}"#),
-        event(
-            "gpu.contract.applied",
-            START - 60,
-            r#"{"contract":"c","renter":"r","currency":"USD","price_per_gpu_hour":"3.60","supplier_share_percent":"50","rating_window":"hour"}"#,
-        ),
+        event("gpu.contract.signed", START - 60, &signed("c", "r", START - 60, "3.60", "50", "hour")),
         event("gpu.lease.started", START, r#"{"lease":"l","contract":"c","server":"srv","slots":[0,1]}"#),
         event("gpu.lease.ended", START + SECONDS, r#"{"lease":"l"}"#),
     ]

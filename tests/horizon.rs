@@ -5,6 +5,7 @@ mod common;
 
 use std::sync::Arc;
 
+use common::scripted::signed;
 use common::{Deployment, write_topic};
 use hydrometer_pipeline::source::files::{FileSource, FileSourceConfig, Interleave};
 use hydrometer_pipeline::store::Database;
@@ -42,11 +43,7 @@ async fn an_open_lease_ends_with_the_hour_of_the_log() {
     let events = [
         event("1", "gpu.server.registered", r#"{"server":"s","supplier":"sup","slots":1}"#),
         event("2", "gpu.gpu.registered", r#"{"server":"s","slot":0,"gpu":"g"}"#),
-        event(
-            "3",
-            "gpu.contract.applied",
-            r#"{"contract":"c","renter":"r","currency":"USD","price_per_gpu_hour":"3600","supplier_share_percent":"80","rating_window":"hour"}"#,
-        ),
+        event("3", "gpu.contract.signed", &signed("c", "r", START, "3600", "80", "hour")),
         event("4", "gpu.lease.started", r#"{"lease":"l","contract":"c","server":"s","slots":[0]}"#),
     ];
     let micros = |second: i64| second * 1_000_000;

@@ -39,7 +39,7 @@ struct Own {
     commission: Sums,
     supplier: Sums,
     accounts: Sums,
-    seconds: BTreeMap<String, [i64; 8]>,
+    seconds: BTreeMap<String, [i64; 9]>,
     usage: Vec<UsageRow>,
     quarantine: BTreeMap<String, u64>,
     rows: BTreeMap<&'static str, u64>,
@@ -83,8 +83,8 @@ impl Own {
         *self.renter.entry(key.clone()).or_default() += of_renter;
         *self.commission.entry(key.clone()).or_default() += of_renter - of_supplier;
         *self.supplier.entry(format!("{contract} {supplier} {currency}")).or_default() += of_supplier;
-        let s = row.seconds;
-        let classes = [s.leased(), s.used, s.idle, s.unknown, s.down, s.suspended, s.billed, s.paid];
+        let s = row.quantity.classes;
+        let classes = [s.leased(), s.used, s.idle, s.unknown, s.maintenance, s.down, s.suspended, s.billed, s.paid];
         let sums = self.seconds.entry(key).or_default();
         sums.iter_mut().zip(classes).for_each(|(sum, seconds)| *sum += seconds);
     }
@@ -120,7 +120,7 @@ fn without_zeros(sums: &Sums) -> Sums {
 }
 
 /// What the oracle knows, in the readers' words: renter, commission, supplier; and the seconds of each contract.
-fn truth_sums(outcome: &Outcome) -> ([Sums; 3], BTreeMap<String, [i64; 8]>) {
+fn truth_sums(outcome: &Outcome) -> ([Sums; 3], BTreeMap<String, [i64; 9]>) {
     let [mut renter, mut commission, mut supplier] = [Sums::new(), Sums::new(), Sums::new()];
     let mut currencies = BTreeMap::new();
     for charge in &outcome.truth.charges {
@@ -132,9 +132,9 @@ fn truth_sums(outcome: &Outcome) -> ([Sums; 3], BTreeMap<String, [i64; 8]>) {
             *supplier.entry(format!("{contract} {} {currency}", part.supplier)).or_default() += part.amount_e9;
         }
     }
-    let mut seconds: BTreeMap<String, [i64; 8]> = BTreeMap::new();
+    let mut seconds: BTreeMap<String, [i64; 9]> = BTreeMap::new();
     for s in &outcome.truth.seconds {
-        let classes = [s.leased(), s.used, s.idle, s.unknown, s.down, s.suspended, s.billed, s.paid];
+        let classes = [s.leased(), s.used, s.idle, s.unknown, s.maintenance, s.down, s.suspended, s.billed, s.paid];
         let sums = seconds.entry(format!("{} {}", s.contract, currencies[&s.contract])).or_default();
         sums.iter_mut().zip(classes).for_each(|(sum, seconds)| *sum += seconds as i64);
     }
@@ -202,8 +202,8 @@ async fn assert_readers_agree(deployment: &Deployment, outcome: &Outcome) -> Own
     {
         assert_eq!(&without_zeros(own), truth, "{what}: files, oracle");
     }
-    let some = |seconds: &BTreeMap<String, [i64; 8]>| -> BTreeMap<String, [i64; 8]> {
-        seconds.iter().filter(|(_, sums)| **sums != [0; 8]).map(|(key, sums)| (key.clone(), *sums)).collect()
+    let some = |seconds: &BTreeMap<String, [i64; 9]>| -> BTreeMap<String, [i64; 9]> {
+        seconds.iter().filter(|(_, sums)| **sums != [0; 9]).map(|(key, sums)| (key.clone(), *sums)).collect()
     };
     assert_eq!(some(&own.seconds), some(&seconds), "seconds: files, oracle");
 

@@ -145,11 +145,14 @@ async fn published(warehouse: &Warehouse) -> BTreeMap<String, Seconds> {
             for row in rated::from_batch(&batch).unwrap() {
                 let Some(gpu) = &row.gpu else { panic!("a record without a GPU: {row:?}") };
                 let sums = containers.entry(gpu.clone()).or_default();
-                sums.used += row.seconds.used;
-                sums.idle += row.seconds.idle;
-                sums.unknown += row.seconds.unknown;
-                assert_eq!((row.seconds.down, row.seconds.suspended), (0, 0), "{row:?}");
-                assert_eq!((row.seconds.billed, row.seconds.paid), (row.seconds.leased(), row.seconds.leased()));
+                sums.used += row.quantity.classes.used;
+                sums.idle += row.quantity.classes.idle;
+                sums.unknown += row.quantity.classes.unknown;
+                assert_eq!((row.quantity.classes.down, row.quantity.classes.suspended), (0, 0), "{row:?}");
+                assert_eq!(
+                    (row.quantity.classes.billed, row.quantity.classes.paid),
+                    (row.quantity.classes.leased(), row.quantity.classes.leased())
+                );
             }
         }
     }

@@ -1,6 +1,7 @@
 //! What is true of a fleet, by brute force: a byte per GPU and second, every lease walked second by second, plain wide
 //! integers. It shares no code with what it judges, and it judges by what was emitted, not by what arrived.
 
+mod contracts;
 mod history;
 #[cfg(test)]
 mod tests;
@@ -11,6 +12,7 @@ use chrono::{DateTime, Datelike};
 use serde::{Deserialize, Serialize};
 
 use crate::fleet::{Event, Party};
+pub use contracts::{CLASSES, ContractUse, Stretch};
 pub use history::Refusal;
 use history::{Contract, History, Lease};
 
@@ -21,6 +23,9 @@ pub struct Truth {
     pub seconds: Vec<LeaseSeconds>,
     /// The money of each contract and calendar month (UTC) in which it had leased seconds.
     pub charges: Vec<Charge>,
+    /// The terms of contracts of any kind, and what was used under them; `charges` is empty then.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub contracts: BTreeMap<String, ContractUse>,
     /// Seconds in which a GPU spoke and was not in a leased slot. (A suspended lease is still a lease.)
     pub leakage_seconds: u64,
     /// Seconds in which a GPU spoke while its lease was suspended.
@@ -49,13 +54,16 @@ pub struct LeaseSeconds {
     pub unknown: u64,
     pub down: u64,
     pub suspended: u64,
+    /// Announced ahead.
+    #[serde(default)]
+    pub maintenance: u64,
     pub billed: u64,
     pub paid: u64,
 }
 
 impl LeaseSeconds {
     pub fn leased(&self) -> u64 {
-        self.used + self.idle + self.unknown + self.down + self.suspended
+        self.used + self.idle + self.unknown + self.down + self.suspended + self.maintenance
     }
 }
 
@@ -107,6 +115,8 @@ pub struct Oracle {
     names: HashMap<String, HashMap<String, usize>>,
     events: Vec<Event>,
     outside: Option<i64>,
+    /// Whether contracts may be of any kind.
+    is_of_contracts: bool,
     truth: Truth,
 }
 
@@ -120,8 +130,16 @@ impl Oracle {
             names: HashMap::new(),
             events: Vec::new(),
             outside: None,
+            is_of_contracts: false,
             truth: Truth::default(),
         }
+    }
+
+    /// The same for contracts of any kind: it notes what was used second by second instead of adding prices up.
+    #[must_use]
+    pub fn of_contracts(mut self) -> Self {
+        self.is_of_contracts = true;
+        self
     }
 
     pub fn track(&mut self, server: &str, gpu: &str) -> Track {
@@ -168,17 +186,19 @@ impl Oracle {
         }
         let mut history = History::of(std::mem::take(&mut self.events))?;
         let mut ledger = Ledger::default();
+        if self.is_of_contracts {
+            let terms = |(name, contract): (&String, &Contract)| (name.clone(), ContractUse::under(&contract.versions));
+            self.truth.contracts = history.contracts.iter().map(terms).collect();
+        }
         for lease in &history.leases {
             for &slot in &lease.slots {
                 self.walk(&history, lease, slot, &mut ledger)?;
             }
         }
         self.truth.seconds = ledger.seconds.into_values().collect();
-        self.truth.charges = ledger
-            .sums
-            .into_iter()
-            .map(|((contract, period_us), sums)| sums.settle(&history, contract, period_us))
-            .collect();
+        let sums = if self.is_of_contracts { BTreeMap::new() } else { ledger.sums };
+        self.truth.charges =
+            sums.into_iter().map(|((contract, period_us), sums)| sums.settle(&history, contract, period_us)).collect();
         for noted in &self.tracks {
             self.truth.leakage_seconds +=
                 noted.iter().filter(|&&bits| bits & (PRESENT | LEASED) == PRESENT).count() as u64;
@@ -218,23 +238,50 @@ impl Oracle {
                 Some(track) => self.said(track, second),
                 None => 0,
             };
+            let (is_announced, is_sudden) = server.worked_on(second);
+            let is_lost = server.is_unreachable(second) && !self.has_spoken(&lease.server, server, second);
             let row = &mut current.row;
-            let (is_billed, is_paid);
+            let (is_billed, is_paid, class);
             if lease.is_suspended(second) {
                 row.suspended += 1;
                 self.truth.suspended_presence_seconds += u64::from(said & PRESENT);
-                (is_billed, is_paid) = (false, false);
+                (is_billed, is_paid, class) = (false, false, "suspended");
+            } else if is_announced {
+                row.maintenance += 1;
+                (is_billed, is_paid, class) = (false, false, "maintenance");
+            } else if is_sudden {
+                row.down += 1;
+                (is_billed, is_paid, class) = (false, false, "down");
             } else if let Some(fault) = server.outage(slot, second) {
                 row.down += 1;
                 is_billed = fault == Some(Party::Renter);
                 is_paid = matches!(fault, Some(Party::Renter | Party::Platform));
+                class = match fault {
+                    Some(Party::Supplier) => "down_supplier",
+                    Some(Party::Platform) => "down_platform",
+                    Some(Party::Renter) => "down_renter",
+                    None => "down",
+                };
+            } else if is_lost {
+                row.down += 1;
+                (is_billed, is_paid, class) = (false, false, "down");
             } else {
-                match said & (PRESENT | BUSY) {
-                    0 => row.unknown += 1,
-                    PRESENT => row.idle += 1,
-                    _ => row.used += 1,
-                }
+                let count;
+                (class, count) = match said & (PRESENT | BUSY) {
+                    0 => ("unknown", &mut row.unknown),
+                    PRESENT => ("idle", &mut row.idle),
+                    _ => ("used", &mut row.used),
+                };
+                *count += 1;
                 (is_billed, is_paid) = (true, true);
+            }
+            if let Some(contract) = self.truth.contracts.get_mut(&lease.contract) {
+                let read = match said & (PRESENT | BUSY) {
+                    0 => "unknown",
+                    PRESENT => "idle",
+                    _ => "used",
+                };
+                contract.note(lease, slot, &server.supplier, second, (class, read));
             }
             let price = contract.price(second);
             if is_billed {
@@ -250,6 +297,14 @@ impl Oracle {
             Some(last) => ledger.add(last, lease, slot, &server.supplier),
             None => Ok(()),
         }
+    }
+
+    /// Whether any GPU that sits in a server spoke in a second.
+    fn has_spoken(&self, name: &str, server: &history::Server, second: i64) -> bool {
+        let Some(gpus) = self.names.get(name) else { return false };
+        let mut tracks = server.all_seated(second).filter_map(|gpu| gpus.get(gpu));
+        tracks
+            .any(|&track| self.tracks[track].get((second - self.from) as usize).is_some_and(|bits| bits & PRESENT != 0))
     }
 
     /// What a GPU said in a second, which from now on counts as leased.
@@ -319,6 +374,7 @@ impl Ledger {
         total.unknown += run.row.unknown;
         total.down += run.row.down;
         total.suspended += run.row.suspended;
+        total.maintenance += run.row.maintenance;
         total.billed += run.row.billed;
         total.paid += run.row.paid;
         Ok(())

@@ -10,7 +10,7 @@ use std::process::Command;
 
 use serde::{Deserialize, Serialize};
 
-use crate::fleet::{Event, EventKind, FleetError, LogOptions, LogWriter, RatingWindow, Record, Topic};
+use crate::fleet::{Event, EventKind, FleetError, LogOptions, LogWriter, RatingWindow, Record, SimpleContract, Topic};
 use crate::oracle::{Oracle, OracleError, Truth};
 
 #[derive(Clone, Copy, Debug)]
@@ -232,14 +232,15 @@ fn lifecycle(rows: &[(Metric, Row)], first_second: i64) -> Vec<Event> {
     }
     let mut kinds = vec![(
         before_us,
-        EventKind::ContractApplied {
+        SimpleContract {
             contract: "contract-recorded".to_owned(),
             renter: "renter-recorded".to_owned(),
             currency: "USD".to_owned(),
             price_per_gpu_hour: "2.50".to_owned(),
             supplier_share_percent: "80".to_owned(),
             rating_window: RatingWindow::Hour,
-        },
+        }
+        .signed(before_us),
     )];
     for (container, (from, to)) in spans {
         let name = format!("container-{container}");

@@ -188,6 +188,11 @@ impl Fleet {
 
     /// Sends the rest, lets a worker run until everything is through, and ends it with SIGTERM.
     pub async fn finish(&mut self) {
+        self.finish_when(async |_| true).await;
+    }
+
+    /// The same, but it also waits until `holds`.
+    pub async fn finish_when(&mut self, holds: impl AsyncFn(&Database) -> bool) {
         let whole = self.records.len();
         self.send(whole, whole).await;
         let db = self.deployment.database().await;
@@ -196,7 +201,7 @@ impl Fleet {
         let mut worker = self.start(&self.lasting_worker("finish"), None);
         let deadline = Instant::now() + PATIENCE;
         // Its epochs say that it is up; what is through may have been so before.
-        while epochs().await == before || !is_through(&db, self.end).await.unwrap() {
+        while epochs().await == before || !is_through(&db, self.end).await.unwrap() || !holds(&db).await {
             assert!(!worker.has_ended(), "the worker has ended before it was through: {}", worker.said());
             if Instant::now() >= deadline {
                 panic!("the worker does not get through: {}\n{}", self.standing(&db).await, worker.said());

@@ -2,6 +2,8 @@
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used)]
 
 pub mod aftermath;
+pub mod contracts;
+pub mod fast;
 pub mod fleet;
 pub mod scripted;
 pub mod sound;

@@ -319,12 +319,18 @@ pub fn passes(time: i64) -> (i64, Vec<u8>) {
     event(&format!("passes-{time}"), "gpu.server.registered", time, &data)
 }
 
+/// What `gpu.contract.signed` says of a contract with one price per GPU-hour and one share for all suppliers.
+pub fn signed(contract: &str, renter: &str, effective: i64, price: &str, share: &str, window: &str) -> String {
+    let effective = show_second(effective);
+    format!(
+        r#"{{"document":{{"contract":"{contract}","effective":"{effective}","renter":"{renter}","currency":"USD","rating_window":"{window}","charges":{{"gpu_hours":{{"basis":"allocated","price":"{price}"}}}},"suppliers":[{{"supplier":"*","share_percent":"{share}"}}]}}}}"#
+    )
+}
+
 /// A contract at 3600 USD an hour, so that a second costs a dollar; 80% of it for the supplier.
 pub fn contract(contract: &str, window: &str) -> (i64, Vec<u8>) {
-    let data = format!(
-        r#"{{"contract":"{contract}","renter":"r-{contract}","currency":"USD","price_per_gpu_hour":"3600","supplier_share_percent":"80","rating_window":"{window}"}}"#
-    );
-    event(&format!("apply-{contract}"), "gpu.contract.applied", START - 60, &data)
+    let data = signed(contract, &format!("r-{contract}"), START - 60, "3600", "80", window);
+    event(&format!("apply-{contract}"), "gpu.contract.signed", START - 60, &data)
 }
 
 /// A server with one GPU, leased from a second on.
@@ -371,7 +377,8 @@ pub async fn seconds_of(deployment: &Deployment, server: &str) -> (i64, i64, i64
     let mut sum = (0, 0, 0);
     for row in super::sound::rated_records(deployment).await {
         if row.server.as_deref() == Some(server) {
-            sum = (sum.0 + row.seconds.leased(), sum.1 + row.seconds.used, sum.2 + row.seconds.suspended);
+            let classes = row.quantity.classes;
+            sum = (sum.0 + classes.leased(), sum.1 + classes.used, sum.2 + classes.suspended);
         }
     }
     sum

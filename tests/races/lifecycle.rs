@@ -124,7 +124,7 @@ async fn steady_events_on_the_contract_that_is_rated_starve_nobody() {
         let looking = Hand::new(&deployment).await;
         loop {
             sent += 1;
-            let data = format!(r#"{{"contract":"c","price_per_gpu_hour":"{}"}}"#, 3_600 + 3_600 * (sent % 2));
+            let data = format!(r#"{{"contract":"c","charge":"gpu_hours","price":"{}"}}"#, 3_600 + 3_600 * (sent % 2));
             let time = START + 60 + (sent * 7) % (60 * MINUTES);
             let change = event_at(START + HOUR + sent, &format!("price-{sent}"), "gpu.price.changed", time, &data);
             lifecycle.say(&at(LIFECYCLE, 0), &[change]);

@@ -66,7 +66,7 @@ def masks_agree(row):
 
 
 def amounts_agree(row):
-    classes = sum(row[name] for name in ["used_s", "idle_s", "unknown_s", "down_s", "suspended_s"])
+    classes = sum(row[name] for name in ["used_s", "idle_s", "unknown_s", "maintenance_s", "down_s", "suspended_s"])
     return row["commission"] == row["renter_amount"] - row["supplier_amount"] and row["leased_s"] == classes
 
 
@@ -111,7 +111,7 @@ class File:
             elif column.statistics.null_count < column.num_values and not column.statistics.has_min_max:
                 self.say(f"{column.path_in_schema} has statistics without bounds")
         kept = metadata.metadata or {}
-        if kept.get(b"hydrometer.schema_version") != b"1":
+        if kept.get(b"hydrometer.schema_version") != b"2":
             self.say(f"hydrometer.schema_version is {kept.get(b'hydrometer.schema_version')}")
         if not re.fullmatch(rb"[1-9]\d*", kept.get(b"hydrometer.epoch", b"")):
             self.say(f"hydrometer.epoch is {kept.get(b'hydrometer.epoch')}")

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
-CLASSES = ["leased_s", "used_s", "idle_s", "unknown_s", "down_s", "suspended_s", "billed_s", "paid_s"]
+CLASSES = ["leased_s", "used_s", "idle_s", "unknown_s", "maintenance_s", "down_s", "suspended_s", "billed_s", "paid_s"]
 
 
 def nanos(amount):

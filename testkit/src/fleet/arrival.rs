@@ -10,7 +10,7 @@ use super::packer::{Message, Packer};
 use super::random::Random;
 use super::scenario::{Clock, Scenario, Server, Span};
 use super::time::{SECOND_US, rfc3339};
-use super::{Fault, FleetError, Outcome, Plan, Record, Tally, Topic, random_streams};
+use super::{Contracts, Fault, FleetError, Outcome, Plan, Record, Tally, Topic, random_streams};
 use crate::oracle::Oracle;
 
 /// Runs a plan and hands its records to `sink` in the order of their log time. Memory is bounded by what is under way,
@@ -22,6 +22,9 @@ pub fn generate(plan: &Plan, sink: &mut dyn FnMut(Record) -> Result<(), FleetErr
     let start_second = plan.start_us / SECOND_US;
     let seconds = i64::from(plan.seconds);
     let mut oracle = Oracle::new(start_second, start_second + seconds + SLACK_SECONDS);
+    if plan.contracts != Contracts::Simple {
+        oracle = oracle.of_contracts();
+    }
 
     let mut courier = Courier::new(plan, tally);
     for (number, event) in scenario.events.into_iter().enumerate() {

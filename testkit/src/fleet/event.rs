@@ -1,8 +1,9 @@
 //! Lifecycle events as the testkit writes them: CloudEvents 1.0 in structured JSON.
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
-use super::time::rfc3339;
+use super::time::{SECOND_US, rfc3339};
 
 /// One lifecycle event. `source` and `id` together are its identity.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,6 +26,10 @@ pub enum EventKind {
     GpuRegistered { server: String, slot: u32, gpu: String },
     #[serde(rename = "gpu.gpu.replaced")]
     GpuReplaced { server: String, slot: u32, old: String, new: String },
+    #[serde(rename = "gpu.server.unreachable")]
+    ServerUnreachable { server: String },
+    #[serde(rename = "gpu.server.reachable")]
+    ServerReachable { server: String },
     #[serde(rename = "gpu.lease.started")]
     LeaseStarted { lease: String, contract: String, server: String, slots: Vec<u32> },
     #[serde(rename = "gpu.lease.suspended")]
@@ -33,6 +38,12 @@ pub enum EventKind {
     LeaseResumed { lease: String },
     #[serde(rename = "gpu.lease.ended")]
     LeaseEnded { lease: String },
+    #[serde(rename = "gpu.maintenance.announced")]
+    MaintenanceAnnounced { maintenance: String, server: String, from: String, to: String },
+    #[serde(rename = "gpu.maintenance.started")]
+    MaintenanceStarted { maintenance: String, server: String },
+    #[serde(rename = "gpu.maintenance.ended")]
+    MaintenanceEnded { maintenance: String },
     #[serde(rename = "gpu.outage.opened")]
     OutageOpened {
         outage: String,
@@ -48,17 +59,44 @@ pub enum EventKind {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         fault: Option<Party>,
     },
-    #[serde(rename = "gpu.contract.applied")]
-    ContractApplied {
-        contract: String,
-        renter: String,
-        currency: String,
-        price_per_gpu_hour: String,
-        supplier_share_percent: String,
-        rating_window: RatingWindow,
-    },
+    #[serde(rename = "gpu.outage.faulted")]
+    OutageFaulted { outage: String, fault: Party },
+    #[serde(rename = "gpu.contract.signed")]
+    ContractSigned { document: Value },
+    #[serde(rename = "gpu.contract.amended")]
+    ContractAmended { document: Value },
     #[serde(rename = "gpu.price.changed")]
-    PriceChanged { contract: String, price_per_gpu_hour: String },
+    PriceChanged { contract: String, charge: String, price: String },
+}
+
+/// The charge of a [`SimpleContract`].
+pub const GPU_HOURS: &str = "gpu_hours";
+
+/// A contract at a price per allocated GPU-hour, a share of which is every supplier's.
+#[derive(Clone, Debug)]
+pub struct SimpleContract {
+    pub contract: String,
+    pub renter: String,
+    pub currency: String,
+    pub price_per_gpu_hour: String,
+    pub supplier_share_percent: String,
+    pub rating_window: RatingWindow,
+}
+
+impl SimpleContract {
+    /// Its signature, in the second of `time_us`.
+    pub fn signed(&self, time_us: i64) -> EventKind {
+        let document = json!({
+            "contract": self.contract,
+            "effective": rfc3339(time_us.div_euclid(SECOND_US) * SECOND_US),
+            "renter": self.renter,
+            "currency": self.currency,
+            "rating_window": self.rating_window,
+            "charges": { GPU_HOURS: { "basis": "allocated", "price": self.price_per_gpu_hour } },
+            "suppliers": [{ "supplier": "*", "share_percent": self.supplier_share_percent }],
+        });
+        EventKind::ContractSigned { document }
+    }
 }
 
 /// Who is at fault for an outage.
@@ -103,13 +141,23 @@ impl Event {
         match &self.kind {
             EventKind::ServerRegistered { server, .. }
             | EventKind::GpuRegistered { server, .. }
-            | EventKind::GpuReplaced { server, .. } => server,
+            | EventKind::GpuReplaced { server, .. }
+            | EventKind::ServerUnreachable { server }
+            | EventKind::ServerReachable { server } => server,
             EventKind::LeaseStarted { lease, .. }
             | EventKind::LeaseSuspended { lease }
             | EventKind::LeaseResumed { lease }
             | EventKind::LeaseEnded { lease } => lease,
-            EventKind::OutageOpened { outage, .. } | EventKind::OutageClosed { outage, .. } => outage,
-            EventKind::ContractApplied { contract, .. } | EventKind::PriceChanged { contract, .. } => contract,
+            EventKind::MaintenanceAnnounced { maintenance, .. }
+            | EventKind::MaintenanceStarted { maintenance, .. }
+            | EventKind::MaintenanceEnded { maintenance } => maintenance,
+            EventKind::OutageOpened { outage, .. }
+            | EventKind::OutageClosed { outage, .. }
+            | EventKind::OutageFaulted { outage, .. } => outage,
+            EventKind::ContractSigned { document } | EventKind::ContractAmended { document } => {
+                document["contract"].as_str().unwrap_or_default()
+            }
+            EventKind::PriceChanged { contract, .. } => contract,
         }
     }
 }

@@ -15,6 +15,14 @@ pub enum Fault {
     RecordedGap,
     /// Per server-hour: an outage on record while telemetry goes on, on the whole server or on some slots.
     Outage,
+    /// Per outage: the party at fault is named, or named anew, only after it was closed.
+    LateFault,
+    /// Per server-hour: maintenance that was announced ahead, done as announced or a little otherwise.
+    Maintenance,
+    /// Per server-hour: maintenance that nobody announced.
+    SuddenMaintenance,
+    /// Per server-hour: a server is silent for a while, and the control plane cannot reach it either.
+    Unreachable,
     /// Per GPU: registered and leased, and never speaks.
     SilentGpu,
     /// Per server: none of its GPUs ever speaks.
@@ -83,10 +91,14 @@ pub enum Fault {
 use Fault::*;
 
 impl Fault {
-    pub const ALL: [Fault; 34] = [
+    pub const ALL: [Fault; 38] = [
         Gap,
         RecordedGap,
         Outage,
+        LateFault,
+        Maintenance,
+        SuddenMaintenance,
+        Unreachable,
         SilentGpu,
         SilentServer,
         FrozenExporter,
@@ -126,6 +138,10 @@ impl Fault {
             Gap => 0.4,
             RecordedGap => 0.15,
             Outage => 0.15,
+            LateFault => 0.3,
+            Maintenance => 0.1,
+            SuddenMaintenance => 0.05,
+            Unreachable => 0.1,
             SilentGpu => 0.004,
             SilentServer => 0.01,
             FrozenExporter => 0.03,
@@ -164,6 +180,8 @@ impl Fault {
     fn frequent_rate(self) -> f64 {
         match self {
             Gap | RecordedGap | Outage => 1.0,
+            LateFault => 0.3,
+            Maintenance | SuddenMaintenance | Unreachable => 0.5,
             SilentGpu | SilentServer => 0.08,
             FrozenExporter | FastClock | FarClock => 0.15,
             Blank => 0.02,

@@ -104,7 +104,8 @@ fn contradict(draft: &mut Draft, server: &str, lease: &str, slots: &[u32], span:
         2 => {
             let price = EventKind::PriceChanged {
                 contract: "contract-that-nobody-signed".to_owned(),
-                price_per_gpu_hour: "1.00".to_owned(),
+                charge: super::event::GPU_HOURS.to_owned(),
+                price: "1.00".to_owned(),
             };
             draft.record(span.from + 1, price);
         }

@@ -8,6 +8,7 @@
 //! how it arrives. Two plans that differ in these alone have the same truth.
 
 mod arrival;
+mod contracts;
 mod event;
 mod exporter;
 mod faults;
@@ -26,10 +27,11 @@ mod tests;
 use serde::{Deserialize, Serialize};
 
 pub use arrival::generate;
-pub use event::{Event, EventKind, Party, RatingWindow};
+pub use event::{Event, EventKind, GPU_HOURS, Party, RatingWindow, SimpleContract};
 pub use faults::{Fault, Faults, Tally};
 pub use kafka::{Compression, KafkaOptions, write_kafka};
 pub use logs::{LogOptions, LogReader, LogWriter, write_logs, write_truth};
+pub(crate) use time::rfc3339;
 
 use crate::oracle::{OracleError, Truth};
 use random::Random;
@@ -57,6 +59,19 @@ pub struct Plan {
     /// What a late message must exceed, in microseconds.
     pub lateness_us: i64,
     pub faults: Faults,
+    #[serde(default)]
+    pub contracts: Contracts,
+}
+
+/// What the renters sign.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Contracts {
+    /// A price per allocated GPU-hour and a share for every supplier ([`SimpleContract`]).
+    #[default]
+    Simple,
+    /// Anything that [`hydrometer_oracle`] can work out; billing periods begin in this zone.
+    Random { time_zone: String },
 }
 
 /// Which shapes of message the servers send.
@@ -104,6 +119,7 @@ impl Plan {
             disorder_us: 20 * time::SECOND_US,
             lateness_us: 120 * time::SECOND_US,
             faults: Faults::all(),
+            contracts: Contracts::Simple,
         }
     }
 
@@ -125,6 +141,26 @@ impl Plan {
             lifecycle_partitions: 1,
             faults: Faults::frequent(),
             ..Plan::demo()
+        }
+    }
+
+    /// A random fleet under random contracts, over the end of a month in one of three zones, so that a billing period can be closed.
+    pub fn of_contracts(seed: u64) -> Self {
+        let mut random = Random::new(seed, random_streams::PLAN, 2);
+        // The first second of April 2026 there.
+        let (time_zone, april) = random.pick(&[
+            ("UTC", 1_775_001_600),
+            ("America/Los_Angeles", 1_775_026_800),
+            ("Asia/Kolkata", 1_774_981_800),
+        ]);
+        let before = random.between(300, 2_400);
+        Plan {
+            start_us: (april - before) * time::SECOND_US,
+            seconds: (before + random.between(120, 1_500)) as u32,
+            servers: random.between(1, 4) as u32,
+            gpus_per_server: random.between(1, 4) as u32,
+            contracts: Contracts::Random { time_zone: time_zone.to_owned() },
+            ..Plan::small(seed)
         }
     }
 

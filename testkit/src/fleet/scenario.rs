@@ -1,11 +1,12 @@
 //! What the fleet consists of and what happens to it: servers, GPUs, silences, outages, and every lifecycle
 //! event in its own time. Times here are seconds since the start of the plan.
 
-use super::event::{Event, EventKind, Party, RatingWindow};
+use super::contracts::sign_contracts;
+use super::event::{Event, EventKind, GPU_HOURS, Party, RatingWindow, SimpleContract};
 use super::leases::plan_leases;
 use super::random::Random;
 use super::time::SECOND_US;
-use super::{Fault, Plan, Tally, random_streams};
+use super::{Contracts, Fault, Plan, Tally, random_streams};
 
 /// A half-open span of seconds since the start of the plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,7 +72,10 @@ impl Scenario {
             ids: [0; SOURCES.len()],
             outages: first_outage,
         };
-        draft.sign_contracts();
+        match &plan.contracts {
+            Contracts::Simple => draft.sign_contracts(),
+            Contracts::Random { time_zone } => sign_contracts(&mut draft, time_zone),
+        }
         let roles = draft.deal_roles();
         let servers = roles.into_iter().enumerate().map(|(number, role)| draft.set_up_server(number, role)).collect();
         Scenario { servers, events: draft.events }
@@ -122,8 +126,12 @@ impl Draft<'_> {
             EventKind::ServerRegistered { .. }
             | EventKind::GpuRegistered { .. }
             | EventKind::GpuReplaced { .. }
+            | EventKind::MaintenanceAnnounced { .. }
+            | EventKind::MaintenanceStarted { .. }
+            | EventKind::MaintenanceEnded { .. }
             | EventKind::OutageOpened { .. }
-            | EventKind::OutageClosed { .. } => DCIM,
+            | EventKind::OutageClosed { .. }
+            | EventKind::OutageFaulted { .. } => DCIM,
             _ => CONTROL_PLANE,
         };
         self.ids[source] += 1;
@@ -141,7 +149,7 @@ impl Draft<'_> {
             for number in 1..=1 + u32::from(self.random.chance(0.3)) {
                 let contract = format!("contract-{renter:02}-{number}");
                 let signed = self.random.between(-3600, -1);
-                let applied = EventKind::ContractApplied {
+                let simple = SimpleContract {
                     contract: contract.clone(),
                     renter: format!("renter-{renter:02}"),
                     currency: self.random.pick(&["USD", "USD", "EUR"]).to_owned(),
@@ -152,12 +160,12 @@ impl Draft<'_> {
                         .to_owned(),
                     rating_window: self.random.pick(&[RatingWindow::Hour, RatingWindow::Minute]),
                 };
-                self.record(signed, applied);
+                self.record(signed, simple.signed(self.plan.start_us + signed * SECOND_US));
                 self.contracts.push(contract.clone());
                 for _ in 0..self.times_in_plan(Fault::PriceChange) {
                     self.tally.add(Fault::PriceChange);
-                    let changed =
-                        EventKind::PriceChanged { contract: contract.clone(), price_per_gpu_hour: self.some_price() };
+                    let (contract, charge) = (contract.clone(), GPU_HOURS.to_owned());
+                    let changed = EventKind::PriceChanged { contract, charge, price: self.some_price() };
                     let second = self.random.between(1, self.seconds());
                     self.record(second, changed);
                 }
@@ -239,6 +247,8 @@ impl Draft<'_> {
         let mut server = Server { name, gpus, clock: Clock::True, frozen: Span::NEVER, mute: Vec::new() };
         self.play_role(role, &mut server);
         self.silence(&mut server, slots);
+        self.maintain(&mut server);
+        self.cut_off(&mut server);
         let is_leased_whole = has_silent_gpu || role == Some(Fault::SilentServer);
         plan_leases(self, &server.name, slots, is_leased_whole);
         server
@@ -353,7 +363,62 @@ impl Draft<'_> {
             span.from,
             EventKind::OutageOpened { outage: outage.clone(), server: server.to_owned(), slots, fault: at_opening },
         );
-        self.record(span.to, EventKind::OutageClosed { outage, fault: at_closing });
+        self.record(span.to, EventKind::OutageClosed { outage: outage.clone(), fault: at_closing });
+        if self.happens(Fault::LateFault) {
+            let fault = self.random.pick(&[Party::Supplier, Party::Platform, Party::Renter]);
+            let named = span.to + self.random.between(1, 600);
+            self.record(named, EventKind::OutageFaulted { outage, fault });
+        }
+    }
+
+    /// Maintenance, announced or not; some of it silences the server, and some of what is announced leaves no other trace.
+    fn maintain(&mut self, server: &mut Server) {
+        for fault in [Fault::Maintenance, Fault::SuddenMaintenance] {
+            for number in 0..self.times_in_plan(fault) {
+                let Span { from, to } = self.some_span(10, 1200);
+                let (is_announced, from) = (fault == Fault::Maintenance, from.max(2));
+                self.tally.add(fault);
+                let maintenance = format!("{}-{fault:?}-{number}", server.name).to_lowercase();
+                if is_announced {
+                    let announced = self.random.between(1, from);
+                    let instant = |second| super::time::rfc3339(self.plan.start_us + second * SECOND_US);
+                    let (from, to) = (instant(from), instant(to.max(from + 1)));
+                    let (maintenance, server) = (maintenance.clone(), server.name.clone());
+                    self.record(announced, EventKind::MaintenanceAnnounced { maintenance, server, from, to });
+                }
+                if !is_announced || self.random.chance(0.6) {
+                    let started = from + self.random.between(0, 30);
+                    let ended = (to + self.random.between(-5, 60)).max(started + 1);
+                    let begun =
+                        EventKind::MaintenanceStarted { maintenance: maintenance.clone(), server: server.name.clone() };
+                    self.record(started, begun);
+                    self.record(ended, EventKind::MaintenanceEnded { maintenance });
+                }
+                if self.random.chance(0.5) {
+                    server.mute.push(Span { from, to });
+                }
+            }
+        }
+    }
+
+    /// Silence that the control plane witnessed. What it saw and what was silent differ by some seconds at both ends.
+    fn cut_off(&mut self, server: &mut Server) {
+        let mut taken: Vec<Span> = Vec::new();
+        for _ in 0..self.times_in_plan(Fault::Unreachable) {
+            let seen = self.some_span(5, 900);
+            if taken.iter().any(|other| other.is_close_to(seen)) {
+                continue;
+            }
+            taken.push(seen);
+            self.tally.add(Fault::Unreachable);
+            server.mute.push(Span {
+                from: (seen.from - self.random.between(-3, 4)).max(0),
+                to: (seen.to + self.random.between(-3, 4)).min(self.seconds()),
+            });
+            let name = &server.name;
+            self.record(seen.from, EventKind::ServerUnreachable { server: name.clone() });
+            self.record(seen.to, EventKind::ServerReachable { server: name.clone() });
+        }
     }
 
     fn some_span(&mut self, shortest: i64, longest: i64) -> Span {

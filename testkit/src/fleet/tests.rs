@@ -1,5 +1,9 @@
 use std::collections::BTreeMap;
 
+use hydrometer_rating::classes::{ClassSeconds, Masks};
+use hydrometer_rating::history::{History, Span};
+use hydrometer_rating::quantities::{Evidence, quantities};
+
 use super::*;
 use crate::oracle::Oracle;
 
@@ -56,7 +60,7 @@ fn every_fault_occurs_in_the_demo() {
     assert!(!outcome.truth.refused.is_empty());
     let sum = |field: fn(&crate::oracle::LeaseSeconds) -> u64| outcome.truth.seconds.iter().map(field).sum::<u64>();
     assert!(sum(|it| it.used) > 0 && sum(|it| it.idle) > 0 && sum(|it| it.unknown) > 0);
-    assert!(sum(|it| it.down) > 0 && sum(|it| it.suspended) > 0);
+    assert!(sum(|it| it.down) > 0 && sum(|it| it.suspended) > 0 && sum(|it| it.maintenance) > 0);
     assert!(sum(|it| it.billed) > 0 && sum(|it| it.paid) > 0);
     assert!(outcome.truth.leakage_seconds > 0);
 }
@@ -71,7 +75,7 @@ fn without_faults_all_is_plain() {
     assert_eq!(truth.readings_counted, readings);
     assert_eq!(outcome.tally.readings_sent, readings);
     assert!(outcome.tally.faults.is_empty() && outcome.tally.quarantine.is_empty());
-    assert!(truth.seconds.iter().all(|it| it.unknown == 0 && it.down == 0));
+    assert!(truth.seconds.iter().all(|it| it.unknown == 0 && it.down == 0 && it.maintenance == 0));
 }
 
 /// Reads the messages again, by another way than the one they were written by: an oracle that hears only what arrives
@@ -116,6 +120,83 @@ fn the_messages_say_what_the_oracle_noted() {
         };
         assert_eq!(truth, outcome.truth);
     }
+}
+
+/// What was said of a GPU on a server, as the rating hears of it.
+struct Heard<'a> {
+    server: &'a str,
+    masks: &'a BTreeMap<(String, String, i64), Masks>,
+}
+
+impl Evidence for Heard<'_> {
+    fn masks(&self, gpu: &str, minute: i64) -> Masks {
+        self.masks.get(&(self.server.to_owned(), gpu.to_owned(), minute)).copied().unwrap_or_default()
+    }
+
+    fn fatal(&self, _: &str) -> &[i64] {
+        &[]
+    }
+
+    fn energy(&self, _: &str, _: Span) -> i64 {
+        0
+    }
+
+    fn memory(&self, _: &str, _: i64) -> Option<i64> {
+        None
+    }
+}
+
+/// The two ways of counting, a second at a time and a mask at a time, agree on every lease, slot, GPU and hour of random fleets.
+#[test]
+fn the_rating_counts_what_the_oracle_counts() {
+    let mut maintained = 0;
+    for seed in 0..16 {
+        let plan = Plan::small(seed);
+        let (records, outcome) = run(&plan);
+        let mut history = History::default();
+        let mut masks: BTreeMap<(String, String, i64), Masks> = BTreeMap::new();
+        for record in &records {
+            if record.topic == Topic::Lifecycle {
+                history.insert(hydrometer_schemas::lifecycle::Event::parse(&record.payload));
+                continue;
+            }
+            for reading in decode(&record.payload) {
+                let sound = reading.and_then(|reading| check(&reading, record.log_time_us));
+                let Ok((server, gpu, second, is_busy)) = sound else { continue };
+                let noted = masks.entry((server, gpu, second.div_euclid(60))).or_default();
+                noted.present |= 1 << second.rem_euclid(60);
+                noted.busy |= u64::from(is_busy) << second.rem_euclid(60);
+            }
+        }
+        let mut counted: BTreeMap<(String, u32, Option<String>, i64), ClassSeconds> = BTreeMap::new();
+        for server in history.servers() {
+            let evidence = Heard { server: &server.server, masks: &masks };
+            for lease in &server.leases {
+                let versions = history.versions(&lease.contract);
+                for hour in lease.span.from.div_euclid(3600)..=(lease.span.to - 1).div_euclid(3600) {
+                    let window = Span { from: hour * 3600, to: hour * 3600 + 3600 };
+                    let (quantities, unrated) = quantities(server, lease, versions, window, &evidence);
+                    assert!(unrated.is_empty(), "{unrated:?}");
+                    for (key, quantity) in quantities {
+                        let row = (lease.lease.clone(), key.slot, key.gpu, hour * 3_600_000_000);
+                        let sum = counted.entry(row).or_default();
+                        *sum = sum.plus(quantity.classes);
+                    }
+                }
+            }
+        }
+        let expected = outcome.truth.seconds.iter().map(|it| {
+            let row = (it.lease.clone(), it.slot, it.gpu.clone(), it.hour_us);
+            (row, [it.used, it.idle, it.unknown, it.down, it.suspended, it.maintenance, it.billed, it.paid])
+        });
+        let found = counted.into_iter().map(|(row, it)| {
+            let all = [it.used, it.idle, it.unknown, it.down, it.suspended, it.maintenance, it.billed, it.paid];
+            (row, all.map(|seconds| seconds as u64))
+        });
+        assert_eq!(found.collect::<BTreeMap<_, _>>(), expected.collect(), "seed {seed}");
+        maintained += outcome.truth.seconds.iter().map(|it| it.maintenance).sum::<u64>();
+    }
+    assert!(maintained > 0);
 }
 
 fn decode_event(payload: &[u8]) -> Result<Event, &'static str> {
@@ -244,5 +325,23 @@ fn speed_of_the_demo() {
         let begun = std::time::Instant::now();
         write_logs(directory.path(), &Plan::demo(), LogOptions { zstd }, &mut |_| {}).unwrap();
         println!("to files (zstd: {zstd}) in {:?}", begun.elapsed());
+    }
+}
+
+/// A document that the reader of contracts refuses would make a fleet without a contract.
+#[test]
+fn random_contracts_are_contracts() {
+    use hydrometer_rating::terms::{Terms, compile, contradicts};
+    for seed in 0..60 {
+        for (contract, used) in run(&Plan { seconds: 60, ..Plan::of_contracts(seed) }).1.truth.contracts {
+            let mut before: Option<Terms> = None;
+            for document in used.documents().unwrap() {
+                let terms =
+                    compile(&document).unwrap_or_else(|m| panic!("seed {seed}, {contract}: {m:#?}\n{document:#?}"));
+                let contradictions = before.map(|before| contradicts(&before, &terms)).unwrap_or_default();
+                assert!(contradictions.is_empty(), "seed {seed}, {contract}: {contradictions:#?}");
+                before = Some(terms);
+            }
+        }
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::OracleError;
 use crate::fleet::{Event, EventKind, Party};
@@ -29,6 +30,15 @@ pub(super) struct Server {
     /// Which GPU sits in a slot from a second on, in order.
     seats: Vec<(u32, i64, String)>,
     outages: Vec<Outage>,
+    works: Vec<Work>,
+    unreachable: Vec<(i64, Option<i64>)>,
+}
+
+/// Maintenance of a server, as it was announced and as it was done.
+struct Work {
+    id: String,
+    announced: Option<(i64, i64)>,
+    done: Option<(i64, Option<i64>)>,
 }
 
 struct Outage {
@@ -53,6 +63,8 @@ pub(super) struct Contract {
     pub(super) renter: String,
     pub(super) currency: String,
     pub(super) share_e6: i128,
+    /// Its whole text from a second on, in order.
+    pub(super) versions: Vec<Value>,
     /// Price per GPU-hour in 10⁻¹², from a second on, in order.
     prices_e12: Vec<(i64, i128)>,
 }
@@ -72,6 +84,36 @@ impl Server {
                 covers_slot && within(outage.from, outage.to, second)
             })
             .map(|outage| outage.fault)
+    }
+}
+
+impl Server {
+    /// Whether it is worked on in a second: as that was done, else as it was announced; and whether it was announced.
+    pub(super) fn worked_on(&self, second: i64) -> (bool, bool) {
+        let (mut announced, mut sudden) = (false, false);
+        for work in &self.works {
+            let holds = match (work.done, work.announced) {
+                (Some((from, to)), _) => within(from, to, second),
+                (None, Some((from, to))) => within(from, Some(to), second),
+                (None, None) => false,
+            };
+            announced |= holds && work.announced.is_some();
+            sudden |= holds && work.announced.is_none();
+        }
+        (announced, sudden)
+    }
+
+    pub(super) fn is_unreachable(&self, second: i64) -> bool {
+        self.unreachable.iter().any(|&(from, to)| within(from, to, second))
+    }
+
+    /// The GPUs that sit in it.
+    pub(super) fn all_seated(&self, second: i64) -> impl Iterator<Item = &str> {
+        (0..self.slots).filter_map(move |slot| self.seated(slot, second))
+    }
+
+    fn work(&mut self, id: &str) -> Option<&mut Work> {
+        self.works.iter_mut().find(|work| work.id == id)
     }
 }
 
@@ -113,36 +155,110 @@ impl History {
 
     fn apply(&mut self, second: i64, kind: EventKind) -> Result<Result<(), &'static str>, OracleError> {
         Ok(match kind {
-            EventKind::ContractApplied {
-                contract,
-                renter,
-                currency,
-                price_per_gpu_hour,
-                supplier_share_percent,
-                rating_window: _,
-            } => {
-                let terms = Contract {
-                    renter,
-                    currency,
-                    share_e6: decimal(&supplier_share_percent, 6)?,
-                    prices_e12: vec![(second, decimal(&price_per_gpu_hour, 12)?)],
+            EventKind::ContractSigned { document } => {
+                let text = |pointer: &str| document.pointer(pointer).and_then(|value| value.as_str()).unwrap_or("");
+                // A contract of any kind has other charges: its amounts are worked out from its documents.
+                let simple = |pointer: &str, places| match document.pointer(pointer).and_then(Value::as_str) {
+                    Some(text) => decimal(text, places),
+                    None => Ok(0),
                 };
-                match self.contracts.get(&contract) {
+                let price = simple("/charges/gpu_hours/price", 12)?;
+                let terms = Contract {
+                    renter: text("/renter").to_owned(),
+                    currency: text("/currency").to_owned(),
+                    share_e6: simple("/suppliers/0/share_percent", 6)?,
+                    versions: vec![document.clone()],
+                    prices_e12: vec![(second, price)],
+                };
+                match self.contracts.get(text("/contract")) {
                     Some(_) => Err("the contract is in force"),
+                    None if instant(text("/effective")) != Some(second) => Err("it is effective at another time"),
                     None => {
-                        self.contracts.insert(contract, terms);
+                        self.contracts.insert(text("/contract").to_owned(), terms);
                         Ok(())
                     }
                 }
             }
-            EventKind::PriceChanged { contract, price_per_gpu_hour } => {
-                let price = decimal(&price_per_gpu_hour, 12)?;
-                match self.contracts.get_mut(&contract) {
+            EventKind::ContractAmended { document } => {
+                let name = document["contract"].as_str().unwrap_or_default();
+                match self.contracts.get_mut(name) {
                     Some(contract) => {
-                        contract.prices_e12.push((second, price));
+                        contract.versions.push(document);
                         Ok(())
                     }
                     None => Err("no such contract"),
+                }
+            }
+            EventKind::PriceChanged { contract, charge, price } => {
+                let price_e12 = decimal(&price, 12)?;
+                match self.contracts.get_mut(&contract) {
+                    Some(contract) => {
+                        let mut version = contract.versions.last().cloned().unwrap_or_default();
+                        version["effective"] = crate::fleet::rfc3339(second * 1_000_000).into();
+                        version["charges"][charge]["price"] = price.into();
+                        contract.versions.push(version);
+                        contract.prices_e12.push((second, price_e12));
+                        Ok(())
+                    }
+                    None => Err("no such contract"),
+                }
+            }
+            EventKind::ServerUnreachable { server } => self.on_server(&server, |server| {
+                match server.unreachable.last() {
+                    Some((_, None)) => return Err("the server is unreachable"),
+                    _ => server.unreachable.push((second, None)),
+                }
+                Ok(())
+            }),
+            EventKind::ServerReachable { server } => self.on_server(&server, |server| {
+                match server.unreachable.last_mut() {
+                    Some((_, to @ None)) => *to = Some(second),
+                    _ => return Err("the server is reachable"),
+                }
+                Ok(())
+            }),
+            EventKind::MaintenanceAnnounced { maintenance, server, from, to } => {
+                let (Some(from), Some(to)) = (instant(&from), instant(&to)) else { return Ok(Err("no instant")) };
+                self.on_server(&server, |server| match server.work(&maintenance) {
+                    _ if from <= second || to <= from => Err("it is not announced ahead"),
+                    Some(_) => Err("it is announced"),
+                    None => {
+                        server.works.push(Work { id: maintenance, announced: Some((from, to)), done: None });
+                        Ok(())
+                    }
+                })
+            }
+            EventKind::MaintenanceStarted { maintenance, server } => {
+                self.on_server(&server, |server| match server.work(&maintenance) {
+                    Some(Work { done: Some(_), .. }) => Err("it has been started"),
+                    Some(work) => {
+                        work.done = Some((second, None));
+                        Ok(())
+                    }
+                    None => {
+                        server.works.push(Work { id: maintenance, announced: None, done: Some((second, None)) });
+                        Ok(())
+                    }
+                })
+            }
+            EventKind::MaintenanceEnded { maintenance } => {
+                let mut works = self.servers.values_mut().flat_map(|server| &mut server.works);
+                match works.find(|work| work.id == maintenance) {
+                    Some(Work { done: Some((_, to @ None)), .. }) => {
+                        *to = Some(second);
+                        Ok(())
+                    }
+                    _ => Err("it is not under way"),
+                }
+            }
+            EventKind::OutageFaulted { outage, fault } => {
+                let mut all = self.servers.values_mut().flat_map(|it| &mut it.outages);
+                match all.find(|other| other.id == outage) {
+                    None => Err("no such outage"),
+                    Some(outage) => {
+                        outage.fault = Some(fault);
+                        Ok(())
+                    }
                 }
             }
             EventKind::OutageClosed { outage, fault } => self.close_outage(second, &outage, fault),
@@ -176,7 +292,14 @@ impl History {
             EventKind::ServerRegistered { server, supplier, slots } => match self.servers.get(&server) {
                 Some(_) => Err("the server is registered"),
                 None => {
-                    let registered = Server { supplier, slots, seats: Vec::new(), outages: Vec::new() };
+                    let registered = Server {
+                        supplier,
+                        slots,
+                        seats: Vec::new(),
+                        outages: Vec::new(),
+                        works: Vec::new(),
+                        unreachable: Vec::new(),
+                    };
                     self.servers.insert(server, registered);
                     Ok(())
                 }
@@ -239,6 +362,14 @@ impl History {
         Ok(())
     }
 
+    fn on_server(
+        &mut self,
+        server: &str,
+        change: impl FnOnce(&mut Server) -> Result<(), &'static str>,
+    ) -> Result<(), &'static str> {
+        self.servers.get_mut(server).map_or(Err("no such server"), change)
+    }
+
     fn on_lease(
         &mut self,
         lease: &str,
@@ -275,15 +406,26 @@ fn rank(event: &Event) -> u8 {
         EventKind::ServerRegistered { .. } => 0,
         EventKind::GpuRegistered { .. } => 1,
         EventKind::GpuReplaced { .. } => 2,
-        EventKind::LeaseStarted { .. } => 3,
-        EventKind::LeaseSuspended { .. } => 4,
-        EventKind::LeaseResumed { .. } => 5,
-        EventKind::LeaseEnded { .. } => 6,
-        EventKind::OutageOpened { .. } => 7,
-        EventKind::OutageClosed { .. } => 8,
-        EventKind::ContractApplied { .. } => 9,
-        EventKind::PriceChanged { .. } => 10,
+        EventKind::ServerUnreachable { .. } => 3,
+        EventKind::ServerReachable { .. } => 4,
+        EventKind::LeaseStarted { .. } => 5,
+        EventKind::LeaseSuspended { .. } => 6,
+        EventKind::LeaseResumed { .. } => 7,
+        EventKind::LeaseEnded { .. } => 8,
+        EventKind::MaintenanceAnnounced { .. } => 9,
+        EventKind::MaintenanceStarted { .. } => 10,
+        EventKind::MaintenanceEnded { .. } => 11,
+        EventKind::OutageOpened { .. } => 12,
+        EventKind::OutageClosed { .. } => 13,
+        EventKind::OutageFaulted { .. } => 14,
+        EventKind::ContractSigned { .. } => 15,
+        EventKind::ContractAmended { .. } => 16,
+        EventKind::PriceChanged { .. } => 17,
     }
+}
+
+fn instant(text: &str) -> Option<i64> {
+    chrono::DateTime::parse_from_rfc3339(text).ok().map(|time| time.timestamp())
 }
 
 /// `"2.50"` as an integer in units of 10 to the power of minus `places`.

@@ -1,5 +1,5 @@
 use super::*;
-use crate::fleet::{EventKind, RatingWindow};
+use crate::fleet::{EventKind, GPU_HOURS, RatingWindow, SimpleContract};
 
 /// 2026-03-01T10:00:00Z
 const TEN: i64 = 1_772_359_200;
@@ -27,14 +27,15 @@ fn one_server() -> Vec<(i64, EventKind)> {
         (-9, seat(0, "a")),
         (
             -9,
-            EventKind::ContractApplied {
+            SimpleContract {
                 contract: "c".into(),
                 renter: "renter".into(),
                 currency: "USD".into(),
                 price_per_gpu_hour: "3.60".into(),
                 supplier_share_percent: "80".into(),
                 rating_window: RatingWindow::Minute,
-            },
+            }
+            .signed((TEN - 9) * 1_000_000),
         ),
     ]
 }
@@ -49,6 +50,10 @@ fn start(lease: &str, slots: &[u32]) -> EventKind {
 
 fn end(lease: &str) -> EventKind {
     EventKind::LeaseEnded { lease: lease.into() }
+}
+
+fn price(contract: &str, price: &str) -> EventKind {
+    EventKind::PriceChanged { contract: contract.into(), charge: GPU_HOURS.into(), price: price.into() }
 }
 
 fn open(fault: Option<Party>) -> EventKind {
@@ -74,7 +79,7 @@ fn ten_seconds_of_two_gpus() {
     events.extend([
         (0, start("l", &[0, 1])),
         (3, seat(1, "b")), // until then the slot is leased empty
-        (5, EventKind::PriceChanged { contract: "c".into(), price_per_gpu_hour: "7.20".into() }),
+        (5, price("c", "7.20")),
         (6, open(None)),
         (8, close(Some(Party::Renter))),
         (8, EventKind::LeaseSuspended { lease: "l".into() }),
@@ -128,6 +133,56 @@ fn an_outage_is_paid_by_the_party_at_fault() {
 }
 
 #[test]
+fn maintenance_is_free_when_it_was_announced_and_lost_when_not() {
+    let at = |second: i64| chrono::DateTime::from_timestamp(TEN + second, 0).unwrap().to_rfc3339();
+    let announced = |maintenance: &str, from, to| EventKind::MaintenanceAnnounced {
+        maintenance: maintenance.into(),
+        server: "s".into(),
+        from: at(from),
+        to: at(to),
+    };
+    let begun =
+        |maintenance: &str| EventKind::MaintenanceStarted { maintenance: maintenance.into(), server: "s".into() };
+    let ended = |maintenance: &str| EventKind::MaintenanceEnded { maintenance: maintenance.into() };
+    let mut events = one_server();
+    events.extend([
+        (0, start("l", &[0])),
+        (0, announced("as said", 1, 3)),
+        (1, announced("otherwise", 5, 8)),
+        (6, begun("otherwise")),
+        (9, ended("otherwise")),
+        (9, announced("too late", 9, 20)),
+        (10, begun("sudden")),
+        (12, ended("sudden")),
+        (15, end("l")),
+    ]);
+    let truth = oracle_with(events).truth().unwrap();
+    // Two and three seconds of maintenance, two lost, the rest unknown.
+    assert_eq!(rows(&truth), [(Some("a"), [0, 0, 8, 2, 0, 8, 8])]);
+    assert_eq!(truth.seconds[0].maintenance, 5);
+    assert_eq!(truth.seconds[0].leased(), 15);
+    assert_eq!(truth.refused.len(), 1);
+}
+
+#[test]
+fn silence_is_lost_with_a_witness_and_without_a_peer() {
+    let mut events = one_server();
+    events.extend([
+        (-9, seat(1, "b")),
+        (0, start("l", &[0])),
+        (2, EventKind::ServerUnreachable { server: "s".into() }),
+        (8, EventKind::ServerReachable { server: "s".into() }),
+        (10, end("l")),
+    ]);
+    let mut oracle = oracle_with(events);
+    oracle.reading("s", "a", TEN + 3, false);
+    oracle.reading("s", "b", TEN + 4, false);
+    oracle.reading("s", "stranger", TEN + 5, false);
+    let truth = oracle.truth().unwrap();
+    assert_eq!(rows(&truth), [(Some("a"), [0, 1, 5, 4, 0, 6, 6])]);
+}
+
+#[test]
 fn a_replaced_gpu_leaves_the_lease() {
     let mut events = one_server();
     events.extend([
@@ -157,7 +212,7 @@ fn contradictions_are_refused() {
         (3, end("l")),
         (4, end("l")),
         (5, EventKind::LeaseResumed { lease: "l".into() }),
-        (6, EventKind::PriceChanged { contract: "d".into(), price_per_gpu_hour: "1".into() }),
+        (6, price("d", "1")),
         (7, seat(0, "b")),
         (8, seat(2, "b")),
         (9, close(None)),
