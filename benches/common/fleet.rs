@@ -4,7 +4,7 @@ use std::io::Write;
 use std::time::{Duration, SystemTime};
 
 use hydrometer_schemas::time::{MICROS_PER_SECOND, SECONDS_PER_HOUR, Second, show_second};
-use hydrometer_testkit::fleet::{Event, EventKind, RatingWindow};
+use hydrometer_testkit::fleet::{Event, EventKind, RatingWindow, SimpleContract};
 use rdkafka::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
@@ -74,7 +74,7 @@ impl Fleet {
         };
         let before = self.start - 60;
         for contract in 0..CONTRACTS {
-            let kind = EventKind::ContractApplied {
+            let simple = SimpleContract {
                 contract: format!("contract-{contract:04}"),
                 renter: format!("renter-{:03}", contract % RENTERS),
                 currency: "USD".into(),
@@ -82,7 +82,7 @@ impl Fleet {
                 supplier_share_percent: "80".into(),
                 rating_window: RatingWindow::Hour,
             };
-            write(before, kind)?;
+            write(before, simple.signed(before * MICROS_PER_SECOND))?;
         }
         for number in 0..self.servers {
             let server = server_name(number);

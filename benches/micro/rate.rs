@@ -7,14 +7,18 @@ mod figures;
 #[allow(dead_code)]
 mod fleet;
 
+use std::collections::BTreeMap;
+
 use criterion::{Criterion, Throughput};
 use fleet::{Fleet, GPUS_PER_SERVER};
 use hydrometer_pipeline::derive::{Derived, added};
-use hydrometer_pipeline::store::rating::{ObjectQuantities, advance};
-use hydrometer_rating::classes::Masks;
+use hydrometer_pipeline::evidence::Evidence;
 use hydrometer_rating::history::History;
+use hydrometer_rating::keys::StateKey;
+use hydrometer_rating::rate::{State, step};
 use hydrometer_schemas::lifecycle::Event;
-use hydrometer_schemas::time::SECONDS_PER_HOUR;
+use hydrometer_schemas::time::{SECONDS_PER_HOUR, SECONDS_PER_MINUTE};
+use hydrometer_sinks::usage::UsageRow;
 
 fn main() {
     let mut criterion = Criterion::default().configure_from_args();
@@ -30,7 +34,13 @@ fn main() {
     history.insert(events);
     // The hour that begins with the leases is rated whole.
     let hour = (fleet.start + SECONDS_PER_HOUR - 1).div_euclid(SECONDS_PER_HOUR) * SECONDS_PER_HOUR;
-    let evidence = |_: &str, minute: i64| Masks { present: (1 << 60) - 1, busy: 0x0fff_ffff_ffff_f0ff >> (minute % 5) };
+    let mut evidence = Evidence::since(hour);
+    for server in history.servers() {
+        for gpu in server.occupancy.values().flatten() {
+            let minutes = hour / SECONDS_PER_MINUTE..(hour + SECONDS_PER_HOUR) / SECONDS_PER_MINUTE;
+            minutes.for_each(|minute| evidence.add(&metered(&server.server, &gpu.gpu, minute)));
+        }
+    }
 
     let gpu_hours = u64::from(fleet.gpus());
     let mut group = criterion.benchmark_group("rate");
@@ -38,16 +48,39 @@ fn main() {
     group.bench_function("hour", |b| {
         figures::measure(b, "gpu_hours_per_s", gpu_hours, Derived::default, |mut derived| {
             for server in history.servers() {
-                derived.live(&history, server, 0, (hour, hour + SECONDS_PER_HOUR), evidence);
+                derived.live(&history, server, 0, (hour, hour + SECONDS_PER_HOUR), &evidence);
             }
             let rows = &derived.rows[&hour];
             assert_eq!(rows.len() as u32, fleet.servers * GPUS_PER_SERVER);
-            let mut states = std::collections::BTreeMap::new();
-            let quantities = ObjectQuantities { object: "bench".into(), added: added(rows) };
-            assert!(!advance(&mut states, &[quantities]).unwrap().is_empty());
+            let mut states: BTreeMap<StateKey, State> = BTreeMap::new();
+            for (key, quantities) in added("bench", rows, &derived).added {
+                assert!(!step(states.entry(key).or_default(), &quantities, &history).unwrap().is_empty());
+            }
         });
     });
     group.finish();
     criterion.final_summary();
     figures::print_last_line();
+}
+
+fn metered(server: &str, gpu: &str, minute: i64) -> UsageRow {
+    UsageRow {
+        server: server.into(),
+        gpu: gpu.into(),
+        minute,
+        present: (1 << 60) - 1,
+        busy: 0x0fff_ffff_ffff_f0ff >> (minute % 5),
+        healthy: (1 << 60) - 1,
+        power_min_w: None,
+        power_max_w: None,
+        mem_max_bytes: None,
+        energy_first: None,
+        energy_last: None,
+        xids: BTreeMap::new(),
+        topic: "gpu.telemetry".into(),
+        partition: 0,
+        first_offset: 0,
+        last_offset: 0,
+        revision: 0,
+    }
 }

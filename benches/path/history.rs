@@ -68,12 +68,16 @@ fn rows(fleet: &Fleet, telemetry: &str, start: Second, end: Second) -> String {
          INSERT INTO hydrometer.file_object (file, object) \
          SELECT CASE kind WHEN 'rated' THEN 'rated_usage' ELSE 'usage' END || '/history/' || hour_s || '-' || partition, name \
          FROM hydrometer.object WHERE topic = '{telemetry}'; \
-         INSERT INTO hydrometer.rating_step (object, contract, charge, period_s, version_from_s, price, share, supplier, billed_before, \
-                billed_after, paid_before, paid_after, renter_before, renter_after, supplier_before, supplier_after, transaction) \
-         SELECT 'staging/' || hour || '/rated-' || partition, 'contract-' || lpad(contract::text, 4, '0'), 'gpu_hours', {start}, {start}, 2, 0.8, \
+         INSERT INTO hydrometer.rating_state (contract, renter, currency, charge, period_s, resource, raw, billing_s) \
+         SELECT 'contract-' || lpad(contract::text, 4, '0'), 'renter', 'USD', 'past_hours', {start}, '', false, {start} \
+         FROM generate_series(0, {CONTRACTS} - 1) AS contract; \
+         INSERT INTO hydrometer.rating_step (object, state, version_from_s, rate, segment, supplier, billed_before, billed_after, paid_before, \
+                paid_after, renter_before, renter_after, supplier_before, supplier_after, booked_s, transaction) \
+         SELECT 'staging/' || hour || '/rated-' || partition, s.id, {start}, md5('rate'), 0, \
                 'supplier-' || lpad((contract % {SUPPLIERS})::text, 2, '0'), hour - {start}, hour - {start} + 3600, hour - {start}, hour - {start} + 3600, \
-                0, 2, 0, 1.6, md5('t' || hour || contract)::uuid \
-         FROM {hours}, {partitions}, generate_series(0, {CONTRACTS} - 1) AS contract; \
+                0, 2, 0, 1.6, {start}, md5('t' || hour || contract)::uuid \
+         FROM {hours}, {partitions}, generate_series(0, {CONTRACTS} - 1) AS contract \
+         JOIN hydrometer.rating_state AS s ON s.contract = 'contract-' || lpad(contract::text, 4, '0') AND s.charge = 'past_hours'; \
          INSERT INTO hydrometer.home (server, since_s, topic, partition, claimed_by) \
          SELECT 'srv-' || lpad(server::text, 5, '0'), 0, '{telemetry}', server % {PARTITIONS}, 'reading' \
          FROM generate_series(0, {servers} - 1) AS server; \

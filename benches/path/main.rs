@@ -338,7 +338,7 @@ async fn check(db: &Database, fleet: &Fleet) -> Result<(), Failure> {
     let row = db
         .client_ref()
         .query_one(
-            "SELECT coalesce(sum(billed_s), 0)::bigint, coalesce(sum(renter_amount), 0)::text, \
+            "SELECT coalesce(sum(billed), 0)::bigint, coalesce(sum(renter_amount), 0)::text, \
                     (SELECT coalesce(sum(amount), 0)::text FROM ledger.transfer AS t JOIN ledger.account AS a ON a.id = t.debit_account \
                      JOIN ledger.transaction AS x ON x.id = t.transaction \
                      WHERE a.purpose = 'unbilled' AND x.effective_at > to_timestamp($1)), \
