@@ -263,7 +263,7 @@ CREATE TABLE hydrometer.due_step (
 );
 CREATE INDEX due_step_file ON hydrometer.due_step (file);
 
--- Every closing of a billing period, number 0 first; later numbers are what came in afterwards.
+-- Who closed a billing period, over what. What is derived again behind it leaves steps of what is due, and no closing of its own.
 CREATE TABLE hydrometer.closing (
     contract  text    NOT NULL,
     period_s  bigint  NOT NULL,

@@ -1,6 +1,6 @@
 //! What stands against closing a billing period, each reason with what to do about it.
 
-use hydrometer_rating::history::{History, Span};
+use hydrometer_rating::history::{History, Span, Version};
 use hydrometer_schemas::time::{Second, show_second};
 use tokio_postgres::GenericClient;
 
@@ -28,7 +28,7 @@ pub async fn against(
     contract: &str,
     period: Span,
 ) -> Result<Vec<Reason>, StoreError> {
-    if !history.versions(contract).iter().any(|version| version.span.intersect(period).is_some()) {
+    if in_force(history, contract, period).next().is_none() {
         return Ok(vec![Reason {
             what: "no version of the contract is in force in this period".to_owned(),
             hint: "`hydrometer contract show --applied CONTRACT --at TIME` says when it is".to_owned(),
@@ -43,6 +43,11 @@ pub async fn against(
     reasons.extend(unrated(client, history, contract, period).await?);
     reasons.extend(unknown(client, history, contract, period).await?);
     Ok(reasons)
+}
+
+/// The contract's versions that are in force in a period, in order of time.
+fn in_force<'a>(history: &'a History, contract: &str, period: Span) -> impl DoubleEndedIterator<Item = &'a Version> {
+    history.versions(contract).iter().filter(move |version| version.span.intersect(period).is_some())
 }
 
 async fn earlier_periods(
@@ -91,8 +96,7 @@ async fn hours_behind(
     contract: &str,
     period: Span,
 ) -> Result<Option<Reason>, StoreError> {
-    let in_period = |v: &&hydrometer_rating::history::Version| v.span.intersect(period).is_some();
-    if !history.versions(contract).iter().filter(in_period).any(commits_by_the_hour) {
+    if !in_force(history, contract, period).any(commits_by_the_hour) {
         return Ok(None);
     }
     let row = client
@@ -179,8 +183,7 @@ async fn unknown(
     contract: &str,
     period: Span,
 ) -> Result<Option<Reason>, StoreError> {
-    let in_period = |v: &&hydrometer_rating::history::Version| v.span.intersect(period).is_some();
-    let Some(version) = history.versions(contract).iter().rfind(in_period) else { return Ok(None) };
+    let Some(version) = in_force(history, contract, period).next_back() else { return Ok(None) };
     let row = client
         .query_one(
             "SELECT coalesce(sum(unknown_s), 0)::bigint, \
