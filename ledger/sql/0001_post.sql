@@ -1,236 +1,363 @@
--- Posts a set of transactions, whole or not at all, inside the caller's database transaction.
+-- Posting.
+
+-- Posts a set of transactions inside the caller's database transaction (READ COMMITTED). A row comes back for each that
+-- was not posted here: it had been posted before with the same body, or it is refused. A refusal changes nothing, and
+-- the id stays free. What could not be posted whatever the ledger holds (an amount of 0, an unknown account …) is an
+-- error for the whole set.
 --
--- Every array of a group has one element an account, transaction or transfer. `transfer_transaction` is the place
--- (from 1) of the transfer's transaction in the arrays of transactions; lines are numbered in the order given.
+-- `account`: the numbers of all accounts of the set, ascending. The arrays of transactions have one element each, those of
+-- transfers likewise; a transfer names its transaction and its accounts by their places (from 1) in the arrays. Lines are
+-- numbered in the order given. The transactions of one number in `chain` are applied all or none; it never falls.
 --
--- Locks, always in this order and sorted within each, so no two callers can wait for each other in a circle:
--- names of accounts to be created, balances, transaction ids. They last until the caller's COMMIT; the caller takes
--- its own locks before, and posts once in a database transaction.
+-- Locks, in this order and sorted within each, the same for every caller, so that no two wait for each other in a
+-- circle: holds, new ids, ids of what is reversed, balances. They last until the caller's COMMIT; the caller takes its
+-- own locks before, and posts once in a database transaction. What needs no lock of a balance is done before.
+--
+-- First it is tried as if nothing spoke against any of them, which is quick; when something might, that is taken back,
+-- and they are looked at one by one.
 create or replace function ledger.post(
-    account_name text[], account_type text[], account_party text[], account_purpose text[], account_currency text[],
-    transaction_id uuid[], transaction_kind text[], transaction_effective_at timestamptz[],
-    transaction_description text[], transaction_corrects uuid[], transaction_metadata jsonb[],
-    transfer_transaction integer[], transfer_debit text[], transfer_credit text[],
-    transfer_amount numeric[], transfer_currency text[]
-) returns table (id uuid, outcome text)
+    account bigint[], chain integer[], transaction_id uuid[], transaction_kind text[], transaction_effective_at timestamptz[],
+    transaction_description text[], transaction_corrects uuid[], transaction_reverses uuid[], transaction_captures uuid[],
+    transaction_metadata jsonb[],
+    transfer_transaction integer[], transfer_debit integer[], transfer_credit integer[], transfer_amount numeric[]
+) returns table (
+    place integer,
+    outcome text,       -- repeated or refused; when refused, the others say why
+    reason text,        -- conflict, missing, metadata, reversal, hold, limit; chain: another of its chain was refused
+    detail text,
+    -- With the reason `limit`: the account, what was available, how the transaction would have changed that, the limit.
+    at bigint,
+    available numeric,
+    change numeric,
+    credit_limit numeric
+)
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
--- A plan made for the present sizes: one kept from when the tables were empty would scan them for every row.
-set plan_cache_mode = force_custom_plan
+-- One plan for every size: accounts and ids are looked up by index, in the order of the arrays.
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set random_page_cost = 0
 set jit = off
 as $$
 #variable_conflict use_column
 declare
-    v_line   integer[];  -- of each transfer: its number in its transaction,
-    v_debit  bigint[];   -- and its accounts
-    v_credit bigint[];
-    v_hash   bytea[];    -- of each transaction
-    v_new    integer[];  -- places of transactions not seen before
-    v_posted integer[];  -- places of those posted here
-    v_sound  boolean;
-    v_now    timestamptz;
-    v_bad    record;
+    v_size    constant integer := cardinality(transaction_id);
+    v_posting constant bigint := nextval('ledger.posting_number_seq');
 begin
+    if v_size <> all (array[cardinality(chain), cardinality(transaction_kind), cardinality(transaction_effective_at),
+                            cardinality(transaction_description), cardinality(transaction_corrects), cardinality(transaction_reverses),
+                            cardinality(transaction_captures), cardinality(transaction_metadata)])
+       or coalesce(array_position(chain, null), array_position(transaction_id, null), array_position(transaction_kind, null),
+                   array_position(transaction_effective_at, null), array_position(transaction_description, null),
+                   array_position(transaction_metadata, null)) is not null then
+        raise exception 'a field of a transaction is missing'
+            using errcode = 'HL001',
+                  detail = format('The set has %s ids.', v_size),
+                  hint = 'A transaction needs a chain, an id, kind, effective time, description and metadata; the others may be null.';
+    end if;
+
+    if array_to_string(transaction_kind, '') ~ '[\x01-\x1f\x7f]' then
+        raise exception 'a kind holds a control character' using errcode = 'HL001', hint = 'A kind is a word, such as usage.';
+    end if;
+
     -- The triggers let nobody else write. Until the end of the function; an error takes it back as well.
     perform set_config('ledger.posting', 'on', true);
 
-    -- Accounts. Whoever creates one that another is creating waits for it here.
-    with created as (
-        insert into ledger.account (name, type, party, purpose, currency)
-        select s.name, s.type, s.party, s.purpose, s.currency
-        from unnest(account_name, account_type, account_party, account_purpose, account_currency)
-             as s (name, type, party, purpose, currency)
-        where not exists (select from ledger.account a where a.name = s.name)
-        order by s.name collate "C"
-        on conflict (name) do nothing
-        returning id
-    )
-    insert into ledger.account_balance (account) select created.id from created;
-
-    select a.name, a.type, a.party, a.purpose, a.currency, s.type as s_type, s.party as s_party,
-           s.purpose as s_purpose, s.currency as s_currency
-    into v_bad
-    from unnest(account_name, account_type, account_party, account_purpose, account_currency)
-         as s (name, type, party, purpose, currency)
-    join ledger.account a on a.name = s.name
-    where (a.type, a.party, a.purpose, a.currency) is distinct from (s.type, s.party, s.purpose, s.currency)
-    limit 1;
-    if found then
-        raise exception 'the account % is another one than stated', v_bad.name
-            using errcode = 'HL003',
-                  detail = format('It is of type %s, party %s, purpose %s, currency %s; stated was %s, %s, %s, %s.',
-                                  v_bad.type, v_bad.party, v_bad.purpose, v_bad.currency,
-                                  v_bad.s_type, v_bad.s_party, v_bad.s_purpose, v_bad.s_currency),
-                  hint = 'An account never changes; use another name.';
+    if num_nonnulls(variadic transaction_reverses || transaction_captures) = 0 and not exists (select from ledger.metadata_field) then
+        begin
+            -- Whoever posts an id that another is posting waits for it here.
+            insert into ledger.transaction_id (id, posting, place)
+            select t.id, v_posting, t.place
+            from unnest(transaction_id) with ordinality as t (id, place)
+            order by t.id;
+            if num_nonnulls(variadic transaction_corrects) > 0 and exists (
+                select from unnest(transaction_corrects) with ordinality as t (corrects, place)
+                where t.corrects is not null
+                  and not exists (select from ledger.transaction_id i where i.id = t.corrects
+                                  and (i.posting <> v_posting or chain[i.place] = chain[t.place]))
+            ) then
+                raise exception 'a transaction corrects what is not there' using errcode = 'HL000';
+            end if;
+            if ledger.book(v_posting, account, array(select generate_series(1, v_size)), transaction_id, transaction_kind,
+                           transaction_effective_at, transaction_description, transaction_corrects, transaction_reverses,
+                           transaction_metadata, transfer_transaction, transfer_debit, transfer_credit, transfer_amount) <= 0 then
+                raise exception 'an account comes near its limit' using errcode = 'HL000';
+            end if;
+            perform set_config('ledger.posting', 'off', true);
+            return;
+        exception
+            when sqlstate 'HL000' or unique_violation or check_violation or not_null_violation or numeric_value_out_of_range then
+                null;
+        end;
     end if;
 
-    -- Transfers.
-    select array_agg(l.line), array_agg(l.debit_id), array_agg(l.credit_id), bool_and(coalesce(l.sound, false))
-    into v_line, v_debit, v_credit, v_sound
-    from (
-        select row_number() over (partition by l.owner order by l.place) as line, d.id as debit_id, c.id as credit_id,
-               l.owner between 1 and cardinality(transaction_id)
-               -- NaN is greater than every number, and numeric(38, 9) would round silently.
-               and l.amount > 0 and l.amount < 1e29 and l.amount = round(l.amount, 9)
-               and d.id <> c.id and d.currency = l.currency and c.currency = l.currency as sound
-        from unnest(transfer_transaction, transfer_debit, transfer_credit, transfer_amount, transfer_currency)
-             with ordinality as l (owner, debit, credit, amount, currency, place)
-        left join ledger.account d on d.name = l.debit
-        left join ledger.account c on c.name = l.credit
-        order by l.place
-    ) l;
-
-    if not v_sound then
-        select transaction_id[l.owner] as id, l.debit, l.credit, l.amount, l.currency,
-               case when not coalesce(l.owner between 1 and cardinality(transaction_id), false)
-                        then 'a transfer belongs to no transaction of the set'
-                    when d.id is null then format('the debit account %s does not exist', l.debit)
-                    when c.id is null then format('the credit account %s does not exist', l.credit)
-                    when d.id = c.id then 'debit and credit are the same account'
-                    when d.currency is distinct from l.currency then format('the debit account is kept in %s', d.currency)
-                    when c.currency is distinct from l.currency then format('the credit account is kept in %s', c.currency)
-                    else 'the amount is not positive, below 10^29 and of at most 9 decimals' end as reason
-        into v_bad
-        from unnest(transfer_transaction, transfer_debit, transfer_credit, transfer_amount, transfer_currency)
-             with ordinality as l (owner, debit, credit, amount, currency, place)
-        left join ledger.account d on d.name = l.debit
-        left join ledger.account c on c.name = l.credit
-        where not coalesce(l.owner between 1 and cardinality(transaction_id)
-                           and l.amount > 0 and l.amount < 1e29 and l.amount = round(l.amount, 9)
-                           and d.id <> c.id and d.currency = l.currency and c.currency = l.currency, false)
-        order by l.place limit 1;
-        raise exception 'transaction %: %', v_bad.id, v_bad.reason
-            using errcode = 'HL001',
-                  detail = format('debit %s, credit %s, amount %s %s', v_bad.debit, v_bad.credit, v_bad.amount, v_bad.currency),
-                  hint = 'Nothing of the set was posted. A negative amount is a positive one with debit and credit swapped.';
-    end if;
-
-    -- The hash is computed here and not taken from the caller, who could be wrong about it.
-    select array_agg(t.hash) into v_hash
-    from (
-        select ledger.body_hash(t.kind, t.effective_at, t.description, t.corrects, t.metadata, l.lines) as hash
-        from unnest(transaction_kind, transaction_effective_at, transaction_description, transaction_corrects,
-                    transaction_metadata)
-             with ordinality as t (kind, effective_at, description, corrects, metadata, place)
-        left join (
-            select l.owner, string_agg(ledger.line_text(l.debit, l.credit, l.amount, l.currency), '' order by l.place) as lines
-            from unnest(transfer_transaction, transfer_debit, transfer_credit, transfer_amount, transfer_currency)
-                 with ordinality as l (owner, debit, credit, amount, currency, place)
-            group by l.owner
-        ) l on l.owner = t.place
-        order by t.place
-    ) t;
-
-    select t.id, t.hash, t.place into v_bad
-    from unnest(transaction_id, v_hash) with ordinality as t (id, hash, place)
-    where t.id is null or t.hash is null limit 1;
-    if found then
-        raise exception 'transaction %: %', v_bad.id,
-            case when v_bad.place = any (transfer_transaction) then 'a field is missing' else 'it has no transfer' end
-            using errcode = 'HL001',
-                  detail = format('It is number %s of the set.', v_bad.place),
-                  hint = 'A transaction needs an id, kind, effective time, description, metadata and at least one transfer.';
-    end if;
-
-    select t.id, t.corrects into v_bad
-    from unnest(transaction_id, transaction_corrects) as t (id, corrects)
-    where t.corrects is not null
-      and not exists (select from ledger.transaction p where p.id = t.corrects)
-      and not exists (select from unnest(transaction_id) as o (id) where o.id = t.corrects)
-    limit 1;
-    if found then
-        raise exception 'transaction %: it corrects %, which does not exist', v_bad.id, v_bad.corrects
-            using errcode = 'HL001', hint = 'Post the transaction to be corrected first, or in the same set.';
-    end if;
-
-    -- Whole repeats, the usual case after a lost reply, take no lock at all.
-    select coalesce(array_agg(t.place), '{}') into v_new
-    from (
-        select distinct on (t.id) t.id, t.place
-        from unnest(transaction_id) with ordinality as t (id, place)
-        where not exists (select from ledger.transaction p where p.id = t.id)
-        order by t.id, t.place
-    ) t;
-
-    v_posted := '{}';
-    if cardinality(v_new) > 0 then
-        perform b.account
-        from (select distinct unnest(v_debit || v_credit) as account) k
-        join ledger.account_balance b on b.account = k.account
-        order by b.account
-        for no key update of b;
-
-        -- Taken under the locks: in each account, the order of booking times is the order of commits.
-        v_now := clock_timestamp();
-
-        -- Whoever posts an id that another is posting waits for it here.
-        with inserted as (
-            insert into ledger.transaction (id, body_hash, kind, effective_at, booked_at, description, corrects, metadata)
-            select t.id, t.hash, t.kind, t.effective_at, v_now, t.description, t.corrects, t.metadata
-            from unnest(transaction_id, v_hash, transaction_kind, transaction_effective_at, transaction_description,
-                        transaction_corrects, transaction_metadata)
-                 with ordinality as t (id, hash, kind, effective_at, description, corrects, metadata, place)
-            join unnest(v_new) as n (place) on n.place = t.place
-            order by t.id
-            on conflict (id) do nothing
-            returning id
-        )
-        select coalesce(array_agg(n.place), '{}') into v_posted
-        from unnest(v_new) as n (place) join inserted i on i.id = transaction_id[n.place];
-
-        insert into ledger.transfer (transaction, line, debit_account, credit_account, amount, currency, booked_at)
-        select transaction_id[l.owner], l.line, l.debit, l.credit, l.amount, l.currency, v_now
-        from unnest(transfer_transaction, v_line, v_debit, v_credit, transfer_amount, transfer_currency)
-             as l (owner, line, debit, credit, amount, currency)
-        join unnest(v_posted) as p (place) on p.place = l.owner;
-
-        update ledger.account_balance b
-        set debits = b.debits + n.debits, credits = b.credits + n.credits
-        from (
-            select s.account, sum(s.debit) as debits, sum(s.credit) as credits
-            from unnest(transfer_transaction, v_debit, v_credit, transfer_amount) as l (owner, debit, credit, amount)
-            join unnest(v_posted) as p (place) on p.place = l.owner
-            cross join lateral (values (l.debit, l.amount, 0), (l.credit, 0, l.amount)) as s (account, debit, credit)
-            group by s.account
-        ) n
-        where b.account = n.account;
-    end if;
-
-    -- Same id, other body: found before, twice in the set, or posted by another since.
-    select t.id, t.place, p.booked_at,
-           concat_ws(', ', case when p.kind <> t.kind then 'kind' end,
-                     case when p.effective_at <> t.effective_at then 'effective_at' end,
-                     case when p.description <> t.description then 'description' end,
-                     case when p.corrects is distinct from t.corrects then 'corrects' end,
-                     case when p.metadata::text <> t.metadata::text then 'metadata' end) as fields
-    into v_bad
-    from unnest(transaction_id, v_hash, transaction_kind, transaction_effective_at, transaction_description,
-                transaction_corrects, transaction_metadata)
-         with ordinality as t (id, hash, kind, effective_at, description, corrects, metadata, place)
-    join ledger.transaction p on p.id = t.id
-    where p.body_hash <> t.hash
-    order by t.place limit 1;
-    if found then
-        raise exception 'conflict: transaction % was posted with another body', v_bad.id
-            using errcode = 'HL002',
-                  detail = format('It was booked at %s; what differs: %s.', v_bad.booked_at,
-                                  coalesce(nullif(v_bad.fields, ''), 'the transfers')),
-                  hint = 'An id stands for one body for ever. Nothing of the set was posted; to change what was posted, '
-                      || 'post a correction with an id of its own.';
-    end if;
-
-    perform set_config('ledger.posting', 'off', true);
     return query
-        select t.id, case when p.place is null then 'repeated' else 'posted' end
-        from unnest(transaction_id) with ordinality as t (id, place)
-        left join unnest(v_posted) as p (place) on p.place = t.place
-        order by t.place;
+        select * from ledger.post_one_by_one(
+            v_posting, account, chain, transaction_id, transaction_kind, transaction_effective_at, transaction_description,
+            transaction_corrects, transaction_reverses, transaction_captures, transaction_metadata,
+            transfer_transaction, transfer_debit, transfer_credit, transfer_amount);
+    perform set_config('ledger.posting', 'off', true);
 end $$;
 
--- Privileges, last, so that they hold for everything above.
-revoke all on all tables in schema ledger from public, {app_role};
-revoke all on all functions in schema ledger from public, {app_role};
-grant select on all tables in schema ledger to {app_role};
-grant execute on function ledger.post to {app_role};
--- Pure functions, for whoever verifies.
-grant execute on function ledger.line_text, ledger.body_hash to {app_role};
+-- The same for a set of which some may be refused or repeated: `ledger.post` calls it, and has begun the posting.
+create or replace function ledger.post_one_by_one(
+    posting bigint, account bigint[], chain integer[], transaction_id uuid[], transaction_kind text[],
+    transaction_effective_at timestamptz[], transaction_description text[], transaction_corrects uuid[],
+    transaction_reverses uuid[], transaction_captures uuid[], transaction_metadata jsonb[],
+    transfer_transaction integer[], transfer_debit integer[], transfer_credit integer[], transfer_amount numeric[]
+) returns table (
+    place integer, outcome text, reason text, detail text, at bigint, available numeric, change numeric, credit_limit numeric
+)
+language plpgsql
+as $$
+#variable_conflict use_column
+declare
+    v_size constant integer := cardinality(transaction_id);
+    v_captures constant boolean := num_nonnulls(variadic transaction_captures) > 0;
+    v_rows integer;
+    v_case record;
+    v_text text;
+    v_body ledger.body[];
+    -- Of each transaction: whether it is posted here; when it is refused, what is told of it.
+    v_take boolean[] := array_fill(true, array[v_size]);
+    v_reason text[];
+    v_detail text[];
+    v_at bigint[];
+    v_had numeric[];
+    v_change numeric[];
+    v_limit numeric[];
+    -- The accounts of those that may be posted, under their locks: what is available, and what the rules say.
+    v_account bigint[];
+    v_available numeric[];
+    v_debit_normal boolean[];
+    v_account_limit numeric[];
+    -- What one transaction does to what is available of one account, in the order of transactions.
+    v_step_transaction integer[];
+    v_step_account integer[];
+    v_step_change numeric[];
+    -- What is booked, with places of its own.
+    v_places integer[];
+    v_owner integer[];
+    v_debit bigint[];
+    v_credit bigint[];
+    v_amount numeric[];
+begin
+    perform ledger.refuse_unsound(account, transaction_id, transfer_transaction, transfer_debit, transfer_credit, transfer_amount);
+
+    -- Holds first. Whoever resolves one that another is resolving waits for it here.
+    if v_captures then
+        perform from ledger.hold h
+        join (select distinct c.hold from unnest(transaction_captures) as c (hold)) c on c.hold = h.id
+        order by h.id for update of h;
+    end if;
+
+    -- Whoever posts an id that another is posting waits for it here.
+    insert into ledger.transaction_id (id, posting, place)
+    select t.id, post_one_by_one.posting, t.place
+    from unnest(transaction_id) with ordinality as t (id, place)
+    order by t.id, t.place
+    on conflict (id) do nothing;
+    get diagnostics v_rows = row_count;
+
+    if v_rows < v_size then
+        -- Some ids are taken: by an earlier set, or by an earlier transaction of this one.
+        v_body := array(
+            select row(transaction_kind[l.owner], transaction_effective_at[l.owner], transaction_description[l.owner],
+                       transaction_corrects[l.owner], transaction_reverses[l.owner], transaction_captures[l.owner],
+                       transaction_metadata[l.owner], array_agg(post_one_by_one.account[l.debit] order by l.n), array_agg(post_one_by_one.account[l.credit] order by l.n),
+                       array_agg(l.amount order by l.n))::ledger.body
+            from unnest(transfer_transaction, transfer_debit, transfer_credit, transfer_amount)
+                 with ordinality as l (owner, debit, credit, amount, n)
+            group by l.owner order by l.owner);
+        for v_case in
+            select t.id, t.place::integer as place, i.posting = post_one_by_one.posting as own, i.place as first
+            from unnest(transaction_id) with ordinality as t (id, place)
+            join ledger.transaction_id i on i.id = t.id
+            order by t.place
+        loop
+            v_take[v_case.place] := v_case.own and v_case.first = v_case.place;
+            continue when v_take[v_case.place];
+            if not v_case.own then
+                v_detail[v_case.place] := ledger.stored_difference(v_case.id, v_body[v_case.place]);
+            elsif chain[v_case.first] = chain[v_case.place] then
+                v_detail[v_case.place] := ledger.difference(v_body[v_case.first], v_body[v_case.place]);
+            else
+                raise exception 'transaction % is twice in the set, in different chains', v_case.id
+                    using errcode = 'HL001', hint = 'Post them in two sets.';
+            end if;
+            if v_detail[v_case.place] is not null then
+                v_reason[v_case.place] := 'conflict';
+            end if;
+        end loop;
+        v_take := ledger.without_refused(chain, v_take, v_reason);
+    end if;
+
+    -- What only the ledger knows, apart from balances.
+    if num_nonnulls(variadic transaction_corrects) > 0 then
+        for v_case in
+            select t.place::integer as place, t.corrects
+            from unnest(transaction_corrects) with ordinality as t (corrects, place)
+            left join ledger.transaction_id i on i.id = t.corrects
+            where t.corrects is not null and v_take[t.place]
+              and (i.id is null or i.posting = post_one_by_one.posting and chain[i.place] <> chain[t.place])
+        loop
+            v_reason[v_case.place] := 'missing';
+            v_detail[v_case.place] := format('it corrects %s, which does not exist', v_case.corrects);
+        end loop;
+    end if;
+    if num_nonnulls(variadic transaction_reverses) > 0 then
+        perform from ledger.transaction_id i
+        join (select distinct r.id from unnest(transaction_reverses) as r (id)) r on r.id = i.id
+        order by i.id for no key update of i;
+        for v_case in
+            select t.place::integer as place, t.reverses, i.posting <> post_one_by_one.posting as there
+            from unnest(transaction_reverses) with ordinality as t (reverses, place)
+            left join ledger.transaction_id i on i.id = t.reverses
+            where t.reverses is not null and v_take[t.place]
+            order by t.place
+        loop
+            if v_case.there then
+                v_text := (
+                    -- With what reversals before it in this set take.
+                    select ledger.reversal_fault(v_case.reverses, array_agg(post_one_by_one.account[l.debit]), array_agg(post_one_by_one.account[l.credit]), array_agg(l.amount))
+                    from unnest(transfer_transaction, transfer_debit, transfer_credit, transfer_amount) as l (owner, debit, credit, amount)
+                    where l.owner <= v_case.place and transaction_reverses[l.owner] = v_case.reverses
+                      and v_take[l.owner] and v_reason[l.owner] is null);
+                if v_text is not null then
+                    v_reason[v_case.place] := 'reversal';
+                    v_detail[v_case.place] := v_text;
+                end if;
+            else
+                v_reason[v_case.place] := 'missing';
+                v_detail[v_case.place] := format('it reverses %s, which has not been posted before this set', v_case.reverses);
+            end if;
+        end loop;
+    end if;
+    if exists (select from ledger.metadata_field) then
+        for v_case in
+            select t.place::integer as place, f.fault
+            from unnest(transaction_kind, transaction_metadata) with ordinality as t (kind, metadata, place)
+            cross join lateral (select ledger.metadata_fault(t.kind, t.metadata) as fault) f
+            where f.fault is not null and v_take[t.place]
+        loop
+            v_reason[v_case.place] := 'metadata';
+            v_detail[v_case.place] := v_case.fault;
+        end loop;
+    end if;
+    if v_captures then
+        for v_case in
+            select t.place::integer as place, ledger.capture_fault(t.hold, array_agg(post_one_by_one.account[l.debit]), array_agg(post_one_by_one.account[l.credit]), array_agg(l.amount)) as fault,
+                   exists (select from unnest(transaction_captures) with ordinality as e (hold, place)
+                           where e.hold = t.hold and e.place < t.place and v_take[e.place]) as again
+            from unnest(transaction_captures) with ordinality as t (hold, place)
+            join unnest(transfer_transaction, transfer_debit, transfer_credit, transfer_amount) as l (owner, debit, credit, amount) on l.owner = t.place
+            where t.hold is not null and v_take[t.place]
+            group by t.place, t.hold
+        loop
+            if v_case.again or v_case.fault is not null then
+                v_reason[v_case.place] := 'hold';
+                v_detail[v_case.place] := coalesce(v_case.fault, 'it is captured before in the same set');
+            end if;
+        end loop;
+    end if;
+    if v_reason is not null then
+        v_take := ledger.without_refused(chain, v_take, v_reason);
+        perform ledger.give_back(post_one_by_one.posting, transaction_id, v_take);
+    end if;
+
+    if true = any (v_take) then
+        -- Whoever waits here for an account finds its latest balance.
+        select array_agg(b.account), array_agg(b.available), array_agg(b.debit_normal), array_agg(b.credit_limit)
+        into v_account, v_available, v_debit_normal, v_account_limit
+        from (
+            select b.account, ledger.available(b) as available, b.debit_normal, b.credit_limit
+            from (
+                select distinct post_one_by_one.account[s.account] as account
+                from unnest(transfer_transaction, transfer_debit, transfer_credit) as l (owner, debit, credit)
+                cross join lateral (values (l.debit), (l.credit)) as s (account)
+                where v_take[l.owner]
+            ) k
+            join ledger.account_balance b on b.account = k.account
+            order by b.account
+            for no key update of b
+        ) b;
+        select array_agg(s.owner), array_agg(s.account), array_agg(s.change)
+        into v_step_transaction, v_step_account, v_step_change
+        from (
+            select s.owner, s.account, sum(case when v_debit_normal[s.account] = s.is_debit then s.amount else s.released - s.amount end) as change
+            from (
+                select l.owner, s.is_debit, l.amount, array_position(v_account, post_one_by_one.account[s.account]) as account,
+                       -- The hold that is captured sets free what it had set aside.
+                       case when transaction_captures[l.owner] is null then 0
+                            else (select h.amount from ledger.hold h where h.id = transaction_captures[l.owner]) end as released
+                from unnest(transfer_transaction, transfer_debit, transfer_credit, transfer_amount) as l (owner, debit, credit, amount)
+                cross join lateral (values (l.debit, true), (l.credit, false)) as s (account, is_debit)
+                where v_take[l.owner]
+            ) s
+            group by s.owner, s.account
+            order by s.owner, s.account
+        ) s;
+        for v_case in
+            select d.*, v_account[d.account_place] as account, v_account_limit[d.account_place] as credit_limit
+            from ledger.decide_limits(chain, v_step_transaction, v_step_account, v_step_change, v_available, v_account_limit) d
+        loop
+            v_reason[v_case.place] := 'limit';
+            v_detail[v_case.place] := format('account %s has %s available, the transaction takes %s, the credit limit is %s',
+                (select a.name from ledger.account a where a.id = v_case.account), v_case.available, - v_case.change, v_case.credit_limit);
+            v_at[v_case.place] := v_case.account;
+            v_had[v_case.place] := v_case.available;
+            v_change[v_case.place] := v_case.change;
+            v_limit[v_case.place] := v_case.credit_limit;
+        end loop;
+        if v_at is not null then
+            v_take := ledger.without_refused(chain, v_take, v_reason);
+            perform ledger.give_back(post_one_by_one.posting, transaction_id, v_take);
+        end if;
+    end if;
+
+    if true = any (v_take) then
+        v_places := array_positions(v_take, true);
+        select array_agg(l.owner order by l.place), array_agg(post_one_by_one.account[l.debit] order by l.place),
+               array_agg(post_one_by_one.account[l.credit] order by l.place), array_agg(l.amount order by l.place)
+        into v_owner, v_debit, v_credit, v_amount
+        from unnest(transfer_transaction, transfer_debit, transfer_credit, transfer_amount)
+             with ordinality as l (owner, debit, credit, amount, place)
+        where v_take[l.owner];
+        if v_captures then
+            insert into ledger.hold_resolution (hold, outcome, transaction, amount, at)
+            select c.hold, 'posted', transaction_id[c.place], l.amount, clock_timestamp()
+            from unnest(transaction_captures) with ordinality as c (hold, place)
+            join unnest(transfer_transaction, transfer_amount) as l (owner, amount) on l.owner = c.place
+            where c.hold is not null and v_take[c.place];
+            perform ledger.release(array(select c.hold from unnest(transaction_captures) with ordinality as c (hold, place)
+                                         where c.hold is not null and v_take[c.place]));
+        end if;
+        perform ledger.book(
+            post_one_by_one.posting, k.accounts, v_places, ledger.pick(transaction_id, v_places), ledger.pick(transaction_kind, v_places),
+            ledger.pick(transaction_effective_at, v_places), ledger.pick(transaction_description, v_places),
+            ledger.pick(transaction_corrects, v_places), ledger.pick(transaction_reverses, v_places),
+            ledger.pick(transaction_metadata, v_places), ledger.ranks(v_owner, v_places),
+            ledger.ranks(v_debit, k.accounts), ledger.ranks(v_credit, k.accounts), v_amount)
+        from (select array(select distinct a from unnest(v_debit || v_credit) a order by a) as accounts) k;
+        perform ledger.tell_limit_reached(b.account, b.last_booked_at, format('posting %s', post_one_by_one.posting), ledger.available(b), b.credit_limit)
+        from unnest(v_account, v_available) as k (account, available) join ledger.account_balance b on b.account = k.account
+        where b.credit_limit > 0 and k.available + b.credit_limit > 0;
+    end if;
+
+    return query
+        select c.place::integer, case when c.refused is null then 'repeated' else 'refused' end,
+               case when v_reason[c.place] is not null then v_reason[c.place] when c.refused is not null then 'chain' end,
+               case when v_reason[c.place] is not null then v_detail[c.place]
+                    when c.refused is not null then format('transaction %s of the same chain was refused', c.refused) end,
+               v_at[c.place], v_had[c.place], v_change[c.place], v_limit[c.place]
+        from (
+            select c.place, min(case when v_reason[c.place] is not null then transaction_id[c.place]::text end)
+                            over (partition by c.number) as refused
+            from unnest(chain) with ordinality as c (number, place)
+        ) c
+        where not v_take[c.place]
+        order by c.place;
+end $$;

@@ -1,7 +1,27 @@
 //! The schema, as text for whoever runs migrations.
 
-const LEDGER: &str = include_str!("../sql/0001_ledger.sql");
-const POST: &str = include_str!("../sql/0001_post.sql");
+use crate::canonical::fill;
+
+/// By subject, in this order.
+pub(crate) const PARTS: [&str; 17] = [
+    include_str!("../sql/0001_schema.sql"),
+    include_str!("../sql/0001_accounts.sql"),
+    include_str!("../sql/0001_transfers.sql"),
+    include_str!("../sql/0001_outbox.sql"),
+    include_str!("../sql/0001_outbox_reader.sql"),
+    include_str!("../sql/0001_metadata.sql"),
+    include_str!("../sql/0001_limits.sql"),
+    include_str!("../sql/0001_holds.sql"),
+    include_str!("../sql/0001_rules.sql"),
+    include_str!("../sql/0001_book.sql"),
+    include_str!("../sql/0001_post.sql"),
+    include_str!("../sql/0001_wallets.sql"),
+    include_str!("../sql/0001_anchor.sql"),
+    include_str!("../sql/0001_archive.sql"),
+    include_str!("../sql/0001_chain.sql"),
+    include_str!("../sql/0001_detach.sql"),
+    include_str!("../sql/0001_privileges.sql"),
+];
 
 /// The SQL that creates or upgrades the schema `ledger`, and lets `app_role` read it and post to it.
 ///
@@ -9,8 +29,7 @@ const POST: &str = include_str!("../sql/0001_post.sql");
 /// again changes nothing.
 pub fn migration(app_role: &str) -> String {
     // The literal first: its placeholder is the longer one.
-    [LEDGER, POST]
-        .join("\n")
+    fill(&PARTS.join("\n"))
         .replace("{app_role_literal}", &literal(app_role))
         .replace("{app_role}", &identifier(app_role))
 }

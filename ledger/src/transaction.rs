@@ -52,6 +52,9 @@ pub struct Transaction {
     pub description: String,
     /// The transaction that this one corrects.
     pub corrects: Option<TransactionId>,
+    /// The transaction that this one takes back, in whole or part: its transfers with debit and credit swapped. Nothing
+    /// is reversed for more than it was.
+    pub reverses: Option<TransactionId>,
     /// A JSON object; where it comes from, for whoever explains it.
     pub metadata: serde_json::Value,
     pub transfers: Vec<Transfer>,
@@ -66,7 +69,9 @@ pub enum Outcome {
 }
 
 /// Refuses what the database would refuse, and says where it is; gives the accounts, each once.
-pub(crate) fn validate(transactions: &[Transaction]) -> Result<Vec<&AccountSpec>, LedgerError> {
+pub(crate) fn validate<'a>(
+    transactions: impl IntoIterator<Item = &'a Transaction>,
+) -> Result<Vec<&'a AccountSpec>, LedgerError> {
     let mut accounts: HashMap<&str, &AccountSpec> = HashMap::new();
     for transaction in transactions {
         let refuse = |detail: String| LedgerError::Invalid {
@@ -102,6 +107,27 @@ pub(crate) fn validate(transactions: &[Transaction]) -> Result<Vec<&AccountSpec>
 }
 
 impl Transaction {
+    /// What takes this transaction back, whole: the same transfers with debit and credit swapped. To take back a part,
+    /// lower its amounts or leave transfers out.
+    pub fn reversal(&self, id: TransactionId, effective_at: DateTime<Utc>, description: &str) -> Transaction {
+        let swapped = |t: &Transfer| Transfer { debit: t.credit.clone(), credit: t.debit.clone(), amount: t.amount };
+        Transaction {
+            id,
+            kind: "reversal".to_owned(),
+            effective_at,
+            description: description.to_owned(),
+            corrects: None,
+            reverses: Some(self.id),
+            metadata: serde_json::json!({}),
+            transfers: self.transfers.iter().map(swapped).collect(),
+        }
+    }
+
+    /// The accounts of its transfers, as often as they occur.
+    pub(crate) fn accounts(&self) -> impl Iterator<Item = &AccountSpec> {
+        self.transfers.iter().flat_map(|transfer| [&transfer.debit, &transfer.credit])
+    }
+
     fn fault(&self) -> Option<String> {
         if self.transfers.is_empty() {
             Some("it has no transfer".to_owned())
@@ -113,6 +139,8 @@ impl Transaction {
             Some("its description holds a zero byte".to_owned())
         } else if self.corrects == Some(self.id) {
             Some("it corrects itself".to_owned())
+        } else if self.reverses == Some(self.id) {
+            Some("it reverses itself".to_owned())
         } else {
             None
         }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use common::{Database, Random, post, transaction, transfer};
-use hydrometer_ledger::{Amount, AsOf, LedgerError, Outcome, Transaction, accounts, balances, transfers, verify};
+use hydrometer_ledger::{Amount, LedgerError, Outcome, Transaction, accounts, funds, transfers, verify};
 use tokio::time::{sleep, timeout};
 
 const TASKS: u64 = 8;
@@ -71,7 +71,7 @@ async fn random_postings_equal_a_model() {
     assert_eq!(posted, shared.len(), "each transaction is posted by one task, of {offered} offered");
 
     let app = database.app().await;
-    let found: BTreeMap<String, (i128, i128)> = balances(&app, "", AsOf::Now)
+    let found: BTreeMap<String, (i128, i128)> = funds(&app, "")
         .await
         .unwrap()
         .into_iter()

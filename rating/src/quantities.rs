@@ -6,7 +6,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 
-use hydrometer_schemas::contract::{Basis, MaintenanceRule};
+use hydrometer_schemas::contract::{Basis, MaintenanceRule, Scope};
 use hydrometer_schemas::time::Second;
 
 use crate::classes::{ClassMasks, ClassSeconds, Masks, count, mask, minutes};
@@ -121,6 +121,16 @@ pub fn quantities(
         }
     }
     (quantities, unrated)
+}
+
+/// Whose usage climbs a charge's ladder together: empty for the whole contract.
+pub fn resource(charge: &Charge, server: &str, lease: &str, slot: u32) -> String {
+    match charge.scope {
+        Scope::Contract => String::new(),
+        Scope::Lease => lease.to_owned(),
+        Scope::Gpu => format!("{lease}/{slot}"),
+        Scope::Server => server.to_owned(),
+    }
 }
 
 /// What a version meters, for one supplier.

@@ -35,7 +35,9 @@ fn the_corpus_is_read_or_refused_as_its_names_say() {
             kinds.insert(event.kind.name());
         }
     }
-    assert_eq!(kinds, TYPES.into(), "every kind is in the corpus");
+    let derived = ["debited", "exhausted", "credit_reached", "restored"].map(|name| format!("gpu.wallet.{name}"));
+    let taken = TYPES.into_iter().filter(|name| !derived.iter().any(|derived| derived == name)).collect();
+    assert_eq!(kinds, taken, "every kind that a topic may bring is in the corpus");
     History::exercise(&corpus().into_iter().flat_map(|(_, bytes)| bytes).collect::<Vec<u8>>());
 }
 

@@ -1,4 +1,4 @@
--- The commit point of Hydrometer: stream position, manifest, rating state, requests and outbox. The ledger has a schema of its own.
+-- The commit point of Hydrometer: stream position, manifest, rating state and requests. The ledger, with its outbox, has a schema of its own.
 -- Times: *_us are microseconds, *_s seconds since 1970 UTC. The stream compares and stores them as it computes them.
 
 CREATE SCHEMA IF NOT EXISTS hydrometer;
@@ -205,6 +205,19 @@ CREATE TABLE hydrometer.rating_step (
     PRIMARY KEY (object, state, version_from_s, rate, segment, supplier)
 );
 
+-- Of prepaid contracts: a cell's quantity by the interval between edges of its wallet in which it was used. The cell's amount is
+-- shared over the intervals by it, and each is paid from the grants that can be used in it.
+CREATE TABLE hydrometer.prepaid_use (
+    state     bigint NOT NULL REFERENCES hydrometer.rating_state,
+    version_from_s bigint NOT NULL,
+    rate      text   NOT NULL,
+    segment   integer NOT NULL,
+    supplier  text   NOT NULL,
+    from_s    bigint NOT NULL,                     -- where the interval begins
+    billed    numeric(38, 6) NOT NULL,             -- pieces, before minimum and step
+    PRIMARY KEY (state, version_from_s, rate, segment, supplier, from_s)
+);
+
 -- What each lease used in a billing period: what uptime, fees and credits are worked out from when it closes.
 CREATE TABLE hydrometer.lease_use (
     contract  text   NOT NULL,
@@ -311,23 +324,12 @@ CREATE TABLE hydrometer.unrated (
 );
 CREATE INDEX unrated_open ON hydrometer.unrated (server) WHERE mended_by IS NULL;
 
--- Messages for gpu.billing.events; readers advance by transaction id below pg_snapshot_xmin, never by sequence.
-CREATE TABLE hydrometer.outbox (
-    id        uuid PRIMARY KEY,
-    xid       xid8 NOT NULL DEFAULT pg_current_xact_id(),
-    type      text NOT NULL,
-    subject   text NOT NULL,
-    time      timestamptz NOT NULL,
-    data      jsonb NOT NULL
-);
-CREATE INDEX outbox_xid ON hydrometer.outbox (xid);
-
 -- The application reads and writes the state of the stream; history it may only add to.
 GRANT USAGE ON SCHEMA hydrometer TO {app_role};
 GRANT SELECT ON ALL TABLES IN SCHEMA hydrometer TO {app_role};
 GRANT INSERT ON ALL TABLES IN SCHEMA hydrometer TO {app_role};
 GRANT UPDATE ON hydrometer.partition_lease, hydrometer.timeline, hydrometer.rating_state, hydrometer.rating_cell,
-    hydrometer.lease_use TO {app_role};
+    hydrometer.lease_use, hydrometer.prepaid_use TO {app_role};
 GRANT UPDATE (closed_by) ON hydrometer.period TO {app_role};
 GRANT UPDATE (renter_amount, supplier_amount, why) ON hydrometer.due TO {app_role};
 GRANT UPDATE (done_by) ON hydrometer.closing_request TO {app_role};

@@ -12,6 +12,7 @@ pub type Minute = i64;
 pub const MICROS_PER_SECOND: i64 = 1_000_000;
 pub const SECONDS_PER_MINUTE: i64 = 60;
 pub const SECONDS_PER_HOUR: i64 = 3_600;
+pub const SECONDS_PER_DAY: i64 = 86_400;
 pub const MICROS_PER_MINUTE: i64 = 60 * MICROS_PER_SECOND;
 
 /// The end of time, for a log that has ended (design: "a file log that ends, ends at infinity"). Far enough to never be

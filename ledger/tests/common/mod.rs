@@ -24,7 +24,12 @@ impl Database {
                  or set it to the connection string of a superuser"
             )
         });
-        let server: Config = text.parse().expect("HYDROMETER_TEST_POSTGRES is a connection string");
+        Database::create_on(&text).await
+    }
+
+    /// On the server of a superuser's connection string.
+    pub async fn create_on(superuser: &str) -> Database {
+        let server: Config = superuser.parse().expect("a connection string");
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos();
         let name = format!("ledger_test_{}_{now}", std::process::id());
         let database = Database { name, server };
@@ -45,12 +50,36 @@ impl Database {
         format!("{}_app", self.name)
     }
 
+    /// For another process, with the superuser's connection string of the same server.
+    pub fn app_url(&self, superuser: &str) -> String {
+        // Of a key that is given twice, the last counts.
+        format!("{superuser} user={} dbname={}", self.app_role(), self.name)
+    }
+
     pub async fn owner(&self) -> Client {
         self.connect_as(&format!("{}_owner", self.name)).await
     }
 
     pub async fn app(&self) -> Client {
         self.connect_as(&self.app_role()).await
+    }
+
+    /// Whoever started the server: the one against whom only the chain helps.
+    pub async fn superuser(&self) -> Client {
+        let mut config = self.server.clone();
+        connect(config.dbname(&self.name)).await
+    }
+
+    /// For whoever connects by itself, as the application.
+    pub fn app_config(&self) -> Config {
+        let mut config = self.server.clone();
+        config.user(self.app_role()).dbname(&self.name);
+        config
+    }
+
+    /// The same, on the server's own database.
+    pub async fn admin(&self) -> Client {
+        connect(&self.server).await
     }
 
     async fn connect_as(&self, role: &str) -> Client {
@@ -87,6 +116,7 @@ pub fn transaction(key: &str, transfers: Vec<Transfer>) -> Transaction {
         effective_at: "2025-06-01T12:00:00.123456Z".parse().unwrap(),
         description: format!("what {key} is for,\nwith a \"second\" line"),
         corrects: None,
+        reverses: None,
         metadata: json!({ "key": key, "offsets": [1, 2] }),
         transfers,
     }
@@ -98,6 +128,22 @@ pub async fn post(client: &mut Client, set: &[Transaction]) -> Result<Vec<Outcom
     let outcomes = hydrometer_ledger::post(&tx, set).await?;
     tx.commit().await.unwrap();
     Ok(outcomes)
+}
+
+/// Chains all that is committed: waits for older transactions anywhere on the server, other tests' among them.
+pub async fn chain_all(client: &Client) {
+    let end: String =
+        client.query_one("select pg_snapshot_xmax(pg_current_snapshot())::text", &[]).await.unwrap().get(0);
+    loop {
+        let (done, left) = (
+            hydrometer_ledger::chain::advance(client, 1000).await.unwrap(),
+            "select pg_snapshot_xmin(pg_current_snapshot()) < $1::text::xid8",
+        );
+        if done == 0 && !client.query_one(left, &[&end]).await.unwrap().get::<_, bool>(0) {
+            return while hydrometer_ledger::chain::advance(client, 1000).await.unwrap() > 0 {};
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
 }
 
 /// A statement that must fail, and the text of its error.

@@ -5,7 +5,7 @@ use std::fmt::Display;
 use std::sync::Arc;
 
 use hydrometer_schemas::contract::Contract;
-use hydrometer_schemas::lifecycle::{EventKey, Kind};
+use hydrometer_schemas::lifecycle::{EventKey, Kind, WalletKey};
 use hydrometer_schemas::time::{FOREVER, Second, show_second};
 
 use super::Verdict;
@@ -17,6 +17,14 @@ use crate::terms::{Rate, RateId, Terms, compile, contradicts};
 pub struct Version {
     pub span: Span,
     pub terms: Arc<Terms>,
+}
+
+impl Version {
+    /// The wallet that its use burns; none while it is postpaid.
+    pub fn wallet(&self) -> Option<WalletKey> {
+        let Terms { renter, currency, prepaid, .. } = &*self.terms;
+        prepaid.map(|_| WalletKey { renter: renter.clone(), currency: currency.clone() })
+    }
 }
 
 impl Dated for Version {

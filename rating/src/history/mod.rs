@@ -11,11 +11,12 @@ pub mod span;
 #[cfg(test)]
 mod tests;
 mod timeline;
+mod wallet;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use hydrometer_schemas::lifecycle::{Event, EventKey, Kind};
+use hydrometer_schemas::lifecycle::{Event, EventKey, Kind, WalletKey};
 use hydrometer_schemas::time::{FOREVER, Second};
 
 pub use contract::Version;
@@ -23,6 +24,7 @@ pub use span::Span;
 pub use timeline::{
     Blame, Lease, Maintenance, Occupancy, Outage, Reservation, ServerTimeline, Slicing, SlotRecord, Work,
 };
+pub use wallet::{Debit, Dry, Grant, Wallet, interval_of};
 
 use crate::terms::{Rate, RateId};
 
@@ -38,6 +40,8 @@ pub struct Changes {
     pub servers: BTreeMap<String, Span>,
     /// Contracts whose versions changed, each from the earliest second concerned.
     pub contracts: BTreeMap<String, Second>,
+    /// Wallets of which anything was said.
+    pub wallets: BTreeSet<WalletKey>,
 }
 
 #[derive(Debug, Default)]
@@ -48,9 +52,13 @@ pub struct History {
     by_outage: HashMap<String, BTreeMap<EventKey, Kind>>,
     by_maintenance: HashMap<String, BTreeMap<EventKey, Kind>>,
     by_contract: HashMap<String, BTreeMap<EventKey, Kind>>,
+    by_wallet: HashMap<WalletKey, BTreeMap<EventKey, Kind>>,
     verdicts: HashMap<EventKey, Verdict>,
     servers: BTreeMap<String, ServerTimeline>,
     contracts: BTreeMap<String, Vec<Version>>,
+    wallets: BTreeMap<WalletKey, Wallet>,
+    /// The contracts that ever burned a wallet.
+    prepaid: BTreeMap<WalletKey, BTreeSet<String>>,
     compiled: contract::Compiled,
     /// Which servers hold (or held) a lease under a contract.
     leased_under: HashMap<String, BTreeSet<String>>,
@@ -80,6 +88,21 @@ impl History {
         self.leased_under.get(contract).into_iter().flatten().map(String::as_str)
     }
 
+    /// What is known of a wallet; nothing while nothing was said of it.
+    pub fn wallet(&self, key: &WalletKey) -> Option<&Wallet> {
+        self.wallets.get(key)
+    }
+
+    /// The wallets that prepaid contracts burn, or ever burned.
+    pub fn burned_wallets(&self) -> impl Iterator<Item = &WalletKey> {
+        self.prepaid.keys()
+    }
+
+    /// The contracts that burn a wallet, or ever burned it.
+    pub fn prepaid_under(&self, wallet: &WalletKey) -> impl Iterator<Item = &str> {
+        self.prepaid.get(wallet).into_iter().flatten().map(String::as_str)
+    }
+
     /// A rate of any version that ever was, superseded ones too: the states of past periods name them.
     pub fn rate(&self, id: RateId) -> Option<&Arc<Rate>> {
         self.compiled.rate(id)
@@ -107,6 +130,7 @@ impl History {
         }
         assert_eq!(at_once.servers, backwards.servers, "timelines depend on arrival");
         assert_eq!(at_once.contracts, backwards.contracts, "versions depend on arrival");
+        assert_eq!(at_once.wallets, backwards.wallets, "wallets depend on arrival");
         assert_eq!(at_once.verdicts, backwards.verdicts, "verdicts depend on arrival");
     }
 
@@ -123,11 +147,14 @@ impl History {
         }
 
         let mut changes = Changes::default();
+        for (contract, from) in std::mem::take(&mut touched.contracts) {
+            self.fold_contract(&contract, from, &mut touched, &mut changes);
+        }
+        for (wallet, from) in std::mem::take(&mut touched.wallets) {
+            self.fold_wallet(wallet, from, &mut touched, &mut changes);
+        }
         for (server, from) in touched.servers {
             self.fold_server(&server, from, &mut changes);
-        }
-        for (contract, from) in touched.contracts {
-            self.fold_contract(&contract, from, &mut changes);
         }
         for key in inserted {
             // Folded nowhere: it names a lease or an outage of which no beginning is known.
@@ -204,6 +231,20 @@ impl History {
                 touched.contract(contract, key.time);
                 self.by_contract.entry(contract.clone()).or_default().insert(key, kind);
             }
+            Kind::WalletGranted(grant) => {
+                touched.wallet(&grant.wallet, key.time);
+                self.by_wallet.entry(grant.wallet.clone()).or_default().insert(key, kind);
+            }
+            Kind::WalletDebited(debit) => {
+                touched.wallet(&debit.wallet, key.time);
+                self.by_wallet.entry(debit.wallet.clone()).or_default().insert(key, kind);
+            }
+            Kind::WalletExhausted { wallet, .. }
+            | Kind::WalletCreditReached { wallet, .. }
+            | Kind::WalletRestored(wallet) => {
+                touched.wallet(wallet, key.time);
+                self.by_wallet.entry(wallet.clone()).or_default().insert(key, kind);
+            }
         }
     }
 
@@ -232,7 +273,10 @@ impl History {
                 None => {}
             }
         }
-        let (timeline, verdicts) = server::fold(server, &events, &foreign);
+        let (mut timeline, verdicts) = server::fold(server, &events, &foreign);
+        for lease in &mut timeline.leases {
+            self.cut_off(lease);
+        }
         let earliest = self.record_verdicts(verdicts, from, changes);
         if self.servers.get(server) != Some(&timeline) {
             for lease in &timeline.leases {
@@ -245,17 +289,56 @@ impl History {
         }
     }
 
-    fn fold_contract(&mut self, contract: &str, from: Second, changes: &mut Changes) {
+    fn fold_contract(&mut self, contract: &str, from: Second, touched: &mut Touched, changes: &mut Changes) {
         let Some(events) = self.by_contract.get(contract) else { return };
         let (versions, verdicts) = contract::fold(events, &mut self.compiled);
         let earliest = self.record_verdicts(verdicts, from, changes);
-        if self.versions(contract) != versions.as_slice() {
-            changes.contracts.insert(contract.to_owned(), earliest);
-            if versions.is_empty() {
-                self.contracts.remove(contract);
-            } else {
-                self.contracts.insert(contract.to_owned(), versions);
+        if self.versions(contract) == versions.as_slice() {
+            return;
+        }
+        let wallets = versions.iter().chain(self.versions(contract)).filter_map(Version::wallet);
+        let wallets: BTreeSet<WalletKey> = wallets.collect();
+        for wallet in wallets {
+            if self.wallets.get(&wallet).is_some_and(|known| !known.dry.is_empty()) {
+                self.leased_under.get(contract).into_iter().flatten().for_each(|s| touched.server(s, earliest));
             }
+            self.prepaid.entry(wallet).or_default().insert(contract.to_owned());
+        }
+        changes.contracts.insert(contract.to_owned(), earliest);
+        if versions.is_empty() {
+            self.contracts.remove(contract);
+        } else {
+            self.contracts.insert(contract.to_owned(), versions);
+        }
+    }
+
+    fn fold_wallet(&mut self, key: WalletKey, from: Second, touched: &mut Touched, changes: &mut Changes) {
+        let Some(events) = self.by_wallet.get(&key) else { return };
+        let (wallet, verdicts) = wallet::fold(events);
+        let earliest = self.record_verdicts(verdicts, from, changes);
+        let known = self.wallets.get(&key);
+        let cuts_otherwise = known.is_none_or(|k| (&k.dry, &k.credit_reached) != (&wallet.dry, &wallet.credit_reached));
+        if cuts_otherwise {
+            for contract in self.prepaid.get(&key).into_iter().flatten() {
+                self.leased_under.get(contract).into_iter().flatten().for_each(|s| touched.server(s, earliest));
+            }
+        }
+        changes.wallets.insert(key.clone());
+        self.wallets.insert(key, wallet);
+    }
+
+    /// A lease is suspended too while its wallet is dry, as far as its contract says so.
+    fn cut_off(&self, lease: &mut Lease) {
+        let mut suspended = Vec::new();
+        for version in self.versions(&lease.contract) {
+            let Some((rule, wallet)) = version.terms.prepaid.zip(version.wallet()) else { continue };
+            let Some(wallet) = self.wallets.get(&wallet).filter(|wallet| !wallet.dry.is_empty()) else { continue };
+            let cut = wallet.cut_off(&lease.contract, rule).into_iter();
+            suspended.extend(cut.filter_map(|span| span.intersect(version.span)?.intersect(lease.span)));
+        }
+        if !suspended.is_empty() {
+            suspended.append(&mut lease.suspended);
+            lease.suspended = span::union(suspended);
         }
     }
 
@@ -303,6 +386,7 @@ fn file_beginning(
 struct Touched {
     servers: BTreeMap<String, Second>,
     contracts: BTreeMap<String, Second>,
+    wallets: BTreeMap<WalletKey, Second>,
 }
 
 impl Touched {
@@ -313,6 +397,11 @@ impl Touched {
 
     fn contract(&mut self, contract: &str, from: Second) {
         let earliest = self.contracts.entry(contract.to_owned()).or_insert(FOREVER);
+        *earliest = from.min(*earliest);
+    }
+
+    fn wallet(&mut self, wallet: &WalletKey, from: Second) {
+        let earliest = self.wallets.entry(wallet.clone()).or_insert(FOREVER);
         *earliest = from.min(*earliest);
     }
 }

@@ -170,11 +170,7 @@ impl<'a> Fold<'a> {
                 self.outage(outage)?.fault = Some(*fault);
                 Ok(())
             }
-            Kind::ContractSigned { .. }
-            | Kind::ContractAmended { .. }
-            | Kind::ContractRenewed { .. }
-            | Kind::ContractTerminated { .. }
-            | Kind::PriceChanged { .. } => Err("not an event of a server".into()),
+            _ => Err("not an event of a server".into()),
         }
     }
 

@@ -14,7 +14,7 @@ use hydrometer_schemas::lifecycle::RatingWindow;
 use hydrometer_schemas::suggest::nearest;
 use hydrometer_schemas::time::{SECONDS_PER_HOUR, Second};
 
-use super::{Charge, Sla, SlaTier, Term, Terms};
+use super::{Charge, OnExhaustion, Sla, SlaTier, Term, Terms};
 use crate::calendar::Calendar;
 use crate::money::Share;
 
@@ -53,7 +53,9 @@ fn read(reader: &mut Reader, document: &Contract) -> Option<Terms> {
     reader.identity("renter", &document.renter);
     let calendar = calendar(reader, document);
     let term = document.term.as_ref().map(|term| self::term(reader, term, effective));
-    payment(reader, document.prepaid.as_ref(), document.postpaid.as_ref());
+    let prepaid = payment(reader, document.prepaid.as_ref(), document.postpaid.as_ref());
+    let owed = document.postpaid.as_ref().and_then(|postpaid| postpaid.credit_limit.as_ref());
+    let credit_limit = owed.map(|limit| reader.amount("postpaid.credit_limit", limit));
     let charges = charges(reader, document);
     let spend = reader.spend("", document.minimum_spend.as_ref(), document.maximum_spend.as_ref());
     let sla = document.sla.as_ref().map(|sla| self::sla(reader, sla));
@@ -79,6 +81,8 @@ fn read(reader: &mut Reader, document: &Contract) -> Option<Terms> {
         currency: document.currency.clone(),
         calendar: calendar?,
         rating_window: document.rating_window.unwrap_or(default_window),
+        prepaid: transpose(prepaid)?,
+        credit_limit: transpose(credit_limit)?,
         term: transpose(term)?,
         charges,
         minimum_spend,
@@ -200,8 +204,11 @@ fn term(reader: &mut Reader, term: &contract::Term, effective: Option<Second>) -
     })
 }
 
-/// How it is paid is the ledger's business; here it only has to make sense.
-fn payment(reader: &mut Reader, prepaid: Option<&Prepaid>, postpaid: Option<&Postpaid>) {
+fn payment(
+    reader: &mut Reader,
+    prepaid: Option<&Prepaid>,
+    postpaid: Option<&Postpaid>,
+) -> Option<Option<OnExhaustion>> {
     if prepaid.is_some() && postpaid.is_some() {
         reader.say(
             "postpaid",
@@ -210,44 +217,47 @@ fn payment(reader: &mut Reader, prepaid: Option<&Prepaid>, postpaid: Option<&Pos
             "a change from one to the other is a new version",
         );
     }
-    if let Some(prepaid) = prepaid {
-        let rule = prepaid.on_exhaustion;
-        match prepaid.grace_s {
-            None if rule == Exhaustion::Grace => {
-                reader.say("prepaid.grace_s", "a grace does not say how long it lasts", "seconds", "")
-            }
-            Some(_) if rule != Exhaustion::Grace => reader.say(
-                "prepaid.grace_s",
-                "there is no grace",
-                "`on_exhaustion: grace` beside it, or no `grace_s`",
-                "",
-            ),
-            Some(seconds) if !(1..=GRACE_S_MAX).contains(&seconds) => {
-                reader.say("prepaid.grace_s", format!("{seconds} s"), format!("1 to {GRACE_S_MAX} s"), "")
-            }
-            _ => (),
+    if let Some(days) = postpaid.and_then(|postpaid| postpaid.due_days).filter(|days| *days > DAYS_MAX) {
+        reader.say("postpaid.due_days", format!("{days} days"), format!("0 to {DAYS_MAX}"), "");
+    }
+    prepaid.map(|prepaid| on_exhaustion(reader, prepaid))
+}
+
+fn on_exhaustion(reader: &mut Reader, prepaid: &Prepaid) -> Option<OnExhaustion> {
+    let rule = prepaid.on_exhaustion;
+    match prepaid.grace_s {
+        None if rule == Exhaustion::Grace => {
+            reader.say("prepaid.grace_s", "a grace does not say how long it lasts", "seconds", "")
         }
-        match &prepaid.credit_limit {
-            None if rule == Exhaustion::Credit => {
-                reader.say("prepaid.credit_limit", "a credit does not say how much", "an amount", "")
-            }
-            Some(_) if rule != Exhaustion::Credit => reader.say(
+        Some(_) if rule != Exhaustion::Grace => {
+            reader.say("prepaid.grace_s", "there is no grace", "`on_exhaustion: grace` beside it, or no `grace_s`", "")
+        }
+        Some(seconds) if !(1..=GRACE_S_MAX).contains(&seconds) => {
+            reader.say("prepaid.grace_s", format!("{seconds} s"), format!("1 to {GRACE_S_MAX} s"), "")
+        }
+        _ => (),
+    }
+    let limit = match &prepaid.credit_limit {
+        None if rule == Exhaustion::Credit => {
+            reader.say("prepaid.credit_limit", "a credit does not say how much", "an amount", "");
+            None
+        }
+        Some(_) if rule != Exhaustion::Credit => {
+            reader.say(
                 "prepaid.credit_limit",
                 "there is no credit",
                 "`on_exhaustion: credit` beside it, or no `credit_limit`",
                 "",
-            ),
-            Some(limit) => drop(reader.amount("prepaid.credit_limit", limit)),
-            None => (),
+            );
+            None
         }
-    }
-    if let Some(postpaid) = postpaid {
-        if let Some(days) = postpaid.due_days.filter(|days| *days > DAYS_MAX) {
-            reader.say("postpaid.due_days", format!("{days} days"), format!("0 to {DAYS_MAX}"), "");
-        }
-        if let Some(limit) = &postpaid.credit_limit {
-            reader.amount("postpaid.credit_limit", limit);
-        }
+        Some(limit) => reader.amount("prepaid.credit_limit", limit),
+        None => None,
+    };
+    match rule {
+        Exhaustion::Suspend => Some(OnExhaustion::Suspend),
+        Exhaustion::Grace => prepaid.grace_s.map(|seconds| OnExhaustion::Grace(i64::from(seconds))),
+        Exhaustion::Credit => limit.map(OnExhaustion::Credit),
     }
 }
 

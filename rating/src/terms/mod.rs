@@ -190,6 +190,17 @@ pub enum EarlyTermination {
     Remaining(Share),
 }
 
+/// What happens to leases in the second in which their wallet runs dry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnExhaustion {
+    /// Access is cut.
+    Suspend,
+    /// It is cut so many seconds later.
+    Grace(i64),
+    /// It is cut when so much is owed.
+    Credit(Amount),
+}
+
 /// One version's terms.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Terms {
@@ -199,6 +210,10 @@ pub struct Terms {
     pub currency: String,
     pub calendar: Calendar,
     pub rating_window: RatingWindow,
+    /// `None`: postpaid.
+    pub prepaid: Option<OnExhaustion>,
+    /// What may be owed while it is postpaid; reaching it is told, nothing is refused.
+    pub credit_limit: Option<Amount>,
     pub term: Option<Term>,
     /// By name.
     pub charges: BTreeMap<String, Arc<Charge>>,

@@ -47,7 +47,7 @@ impl JsonSchema for Decimal {
 }
 
 /// [`DECIMAL_PATTERN`], by hand.
-fn is_decimal(text: &str) -> bool {
+pub(crate) fn is_decimal(text: &str) -> bool {
     let digits = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
     let unsigned = text.strip_prefix('-').unwrap_or(text);
     match unsigned.split_once('.') {

@@ -3,9 +3,9 @@
 
 use serde_json::Value;
 
-use super::{Kind, SLICES_MAX, SLOTS_MAX};
+use super::{GrantKind, Kind, SLICES_MAX, SLOTS_MAX, WalletKey, nanos, shorten};
 use crate::IDENTITY_BYTES_MAX;
-use crate::contract::Contract;
+use crate::contract::{Contract, Decimal};
 use crate::time::{Second, show_second};
 
 /// Longest attribute of the envelope, in bytes.
@@ -87,7 +87,66 @@ impl Kind {
                 identity("charge", charge)?;
                 identity("price", &price.0)
             }
+            Kind::WalletGranted(grant) => {
+                wallet(&grant.wallet)?;
+                identity("grant", &grant.grant)?;
+                amount(&grant.amount)?;
+                match grant.kind {
+                    GrantKind::Paid => source(&grant.source)?,
+                    // Nothing is posted from it.
+                    GrantKind::Promotional => identity("source", &grant.source)?,
+                    GrantKind::Opening => {
+                        return Err("an opening balance is taken over by a command, not by an event".into());
+                    }
+                }
+                match (grant.counts_from, &grant.made_by) {
+                    (None, None) => Ok(()),
+                    _ => Err("counts_from and made_by are for Hydrometer to say; leave them out".into()),
+                }
+            }
+            Kind::WalletDebited(_)
+            | Kind::WalletExhausted { .. }
+            | Kind::WalletCreditReached { .. }
+            | Kind::WalletRestored(_) => {
+                Err("events of this type are recorded by Hydrometer itself and not taken from a topic".into())
+            }
         }
+    }
+}
+
+fn wallet(wallet: &WalletKey) -> Result<(), String> {
+    identity("renter", &wallet.renter)?;
+    let currency = &wallet.currency;
+    if (3..=12).contains(&currency.len()) && currency.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit()) {
+        Ok(())
+    } else {
+        Err(format!("currency {currency:?} is not a code such as USD"))
+    }
+}
+
+/// The most that an event may grant, in units of the currency: so that no number of them comes near what the ledger can add up.
+const GRANT_MAX: i128 = 1_000_000_000_000_000;
+
+fn amount(amount: &Decimal) -> Result<(), String> {
+    match nanos(amount).filter(|nanos| *nanos <= GRANT_MAX * 1_000_000_000) {
+        Some(_) => Ok(()),
+        None => Err(format!(
+            "amount {:?} is not a positive decimal of at most 9 decimals, up to {GRANT_MAX}",
+            shorten(amount.0.clone())
+        )),
+    }
+}
+
+/// Accounts that money can come from by an event: those of rails and banks, which nothing else opens as another type of account.
+fn source(source: &str) -> Result<(), String> {
+    identity("source", source)?;
+    let is_rail = ["rail:", "bank:"].iter().any(|start| source.starts_with(start)) && source.split(':').count() >= 3;
+    if is_rail || source == "clearing" {
+        Ok(())
+    } else {
+        Err(format!(
+            "source {source:?} is neither `clearing` nor an account such as rail:card:clearing or bank:first:cash"
+        ))
     }
 }
 

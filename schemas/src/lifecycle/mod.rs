@@ -6,6 +6,7 @@
 mod check;
 #[cfg(test)]
 mod tests;
+mod wallet;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -13,6 +14,8 @@ use serde_json::Value;
 use crate::contract::{Contract, Decimal};
 use crate::quarantine::{Reason, Refusal};
 use crate::time::{FOREVER, Second, parse_rfc3339, second_of, show_second};
+
+pub use wallet::{GrantKind, OnExpiry, WalletDebit, WalletGrant, WalletKey, nanos};
 
 /// The position of an event in history. Field order is the sort order.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -152,10 +155,34 @@ pub enum Kind {
     /// A charge's plain price changes and nothing else.
     #[serde(rename = "gpu.price.changed")]
     PriceChanged { contract: String, charge: String, price: Decimal },
+    /// Money, or a promise of it, for a wallet: a top-up, a promotion, an opening balance.
+    #[serde(rename = "gpu.wallet.granted")]
+    WalletGranted(Box<WalletGrant>),
+    /// Money that leaves a wallet otherwise than by use: a refund, a manual debit. Recorded by a command.
+    #[serde(rename = "gpu.wallet.debited")]
+    WalletDebited(WalletDebit),
+    /// The wallet cannot pay the second that begins now. Derived.
+    #[serde(rename = "gpu.wallet.exhausted")]
+    WalletExhausted {
+        #[serde(flatten)]
+        wallet: WalletKey,
+        /// What this second would cost. The wallet is restored when it can pay that.
+        second_costs: Decimal,
+    },
+    /// What an exhausted wallet may owe under a contract is used up. Derived.
+    #[serde(rename = "gpu.wallet.credit_reached")]
+    WalletCreditReached {
+        #[serde(flatten)]
+        wallet: WalletKey,
+        contract: String,
+    },
+    /// An exhausted wallet can pay again. Derived.
+    #[serde(rename = "gpu.wallet.restored")]
+    WalletRestored(WalletKey),
 }
 
 /// The types in the order of [`Kind`]; the index is the rank within a second.
-pub const TYPES: [&str; 25] = [
+pub const TYPES: [&str; 30] = [
     "gpu.server.registered",
     "gpu.gpu.registered",
     "gpu.server.provisioned",
@@ -181,6 +208,11 @@ pub const TYPES: [&str; 25] = [
     "gpu.contract.renewed",
     "gpu.contract.terminated",
     "gpu.price.changed",
+    "gpu.wallet.granted",
+    "gpu.wallet.debited",
+    "gpu.wallet.exhausted",
+    "gpu.wallet.credit_reached",
+    "gpu.wallet.restored",
 ];
 
 /// Most slots that a server may have.
@@ -282,6 +314,11 @@ impl Kind {
             Kind::ContractRenewed { .. } => 22,
             Kind::ContractTerminated { .. } => 23,
             Kind::PriceChanged { .. } => 24,
+            Kind::WalletGranted(_) => 25,
+            Kind::WalletDebited(_) => 26,
+            Kind::WalletExhausted { .. } => 27,
+            Kind::WalletCreditReached { .. } => 28,
+            Kind::WalletRestored(_) => 29,
         }
     }
 

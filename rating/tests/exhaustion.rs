@@ -1,0 +1,344 @@
+//! When a wallet runs dry and when it can pay again, against a second implementation that goes second by second.
+
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+
+use hydrometer_rating::exhaustion::Purse;
+use hydrometer_rating::history::History;
+use hydrometer_schemas::contract::Decimal;
+use hydrometer_schemas::lifecycle::{Event, EventKey, GrantKind, Kind, OnExpiry, WalletGrant, WalletKey};
+use hydrometer_schemas::time::{FOREVER, Second, show_second};
+use proptest::prelude::*;
+use serde_json::json;
+
+/// 2026-03-01T00:00:00Z
+const START: Second = 1_772_323_200;
+const NANOS: i128 = 1_000_000_000;
+
+fn wallet() -> WalletKey {
+    WalletKey { renter: "r".into(), currency: "USD".into() }
+}
+
+fn event(time: Second, id: &str, kind: Kind) -> Event {
+    Event { key: EventKey { time, rank: kind.rank(), source: "cp".into(), id: id.into() }, kind }
+}
+
+fn decimal(nanos: i128) -> Decimal {
+    Decimal(format!("{}.{:09}", nanos / NANOS, nanos % NANOS))
+}
+
+/// A contract whose GPU-seconds cost so many nanos.
+fn signed(contract: &str, per_second: i128, prepaid: &serde_json::Value) -> Event {
+    let document = json!({
+        "contract": contract, "effective": show_second(START), "renter": "r", "currency": "USD", "prepaid": prepaid,
+        "charges": {"gpu_hours": {"basis": "allocated", "price": decimal(per_second * 3_600).0}},
+        "suppliers": [{"supplier": "*", "share_percent": "80"}],
+    });
+    let document = Box::new(serde_json::from_value(document).unwrap());
+    event(START, &format!("sign-{contract}"), Kind::ContractSigned { document })
+}
+
+fn grant(id: &str, from: Second, nanos: i128, priority: i32, expires: Option<Second>) -> Event {
+    let grant = WalletGrant {
+        wallet: wallet(),
+        grant: id.into(),
+        amount: decimal(nanos),
+        kind: GrantKind::Paid,
+        priority,
+        expires,
+        on_expiry: OnExpiry::Income,
+        source: "clearing".into(),
+        counts_from: None,
+        made_by: None,
+    };
+    event(from, id, Kind::WalletGranted(Box::new(grant)))
+}
+
+fn server(name: &str) -> Event {
+    let (server, supplier) = (name.into(), "sup".into());
+    event(START, name, Kind::ServerRegistered { server, supplier, slots: 8, slices_per_card: None })
+}
+
+fn lease(lease: &Lease) -> Vec<Event> {
+    let (name, server) = (lease.name.clone(), format!("server-{}", lease.name));
+    let slots = (0..lease.gpus).collect();
+    let started = Kind::LeaseStarted {
+        lease: name.clone(),
+        contract: lease.contract.into(),
+        server: server.clone(),
+        slots,
+        slices: None,
+    };
+    let mut events = vec![event(lease.from, &format!("start-{name}"), started), self::server(&server)];
+    if let Some((from, to)) = lease.outage {
+        let outage = format!("out-{name}");
+        let opened = Kind::OutageOpened { outage: outage.clone(), server, slots: None, fault: None };
+        events.push(event(from, &format!("open-{name}"), opened));
+        events.push(event(to, &format!("close-{name}"), Kind::OutageClosed { outage, fault: None }));
+    }
+    if lease.to < FOREVER {
+        events.push(event(lease.to, &format!("end-{name}"), Kind::LeaseEnded { lease: name }));
+    }
+    events
+}
+
+#[derive(Debug, Clone)]
+struct Lease {
+    name: String,
+    contract: &'static str,
+    gpus: u32,
+    from: Second,
+    to: Second,
+    outage: Option<(Second, Second)>,
+}
+
+#[derive(Debug, Clone)]
+struct Grant {
+    from: Second,
+    nanos: i128,
+    priority: i32,
+    expires: Option<Second>,
+}
+
+#[derive(Debug, Clone)]
+struct World {
+    leases: Vec<Lease>,
+    grants: Vec<Grant>,
+    prices: BTreeMap<&'static str, i128>,
+    grace: i64,
+    credit: i128,
+    until: Second,
+    /// Lifecycle time at each commit.
+    cuts: Vec<Second>,
+}
+
+impl World {
+    fn rules(&self) -> [(&'static str, serde_json::Value); 3] {
+        [
+            ("suspend", json!({"on_exhaustion": "suspend"})),
+            ("grace", json!({"on_exhaustion": "grace", "grace_s": self.grace})),
+            (
+                "credit",
+                json!({"on_exhaustion": "credit", "credit_limit": decimal(self.credit / 10_000_000 * 10_000_000).0[..].trim_end_matches('0').trim_end_matches('.')}),
+            ),
+        ]
+    }
+
+    fn history(&self) -> History {
+        let mut history = History::default();
+        for (name, rule) in self.rules() {
+            history.insert([signed(name, self.prices[name], &rule)]);
+        }
+        for lease in &self.leases {
+            history.insert(self::lease(lease));
+        }
+        for (n, g) in self.grants.iter().enumerate() {
+            history.insert([grant(&format!("g{n:02}"), g.from, g.nanos, g.priority, g.expires)]);
+        }
+        history
+    }
+
+    /// What is recorded as lifecycle time goes from cut to cut, as (second, type, contract).
+    fn recorded(&self, cuts: &[Second]) -> Vec<(Second, String)> {
+        let mut history = self.history();
+        let mut found = Vec::new();
+        let mut before = START;
+        for &until in cuts {
+            // Anew each time, as by whoever has the partition now.
+            let Some(mut purse) = Purse::begin(&history, &wallet()) else { return found };
+            while let Some(transition) = purse.next(&history, before, until).unwrap() {
+                let name = match &transition.kind {
+                    Kind::WalletCreditReached { contract, .. } => format!("credit {contract}"),
+                    kind => kind.name().to_owned(),
+                };
+                found.push((transition.at, name));
+                let id = format!("derived-{}", found.len());
+                let changes = history.insert([event(transition.at, &id, transition.kind)]);
+                assert!(changes.verdicts.values().all(Option::is_none), "{changes:?}");
+                assert!(found.len() < 1_000, "no end to it: {found:?}");
+            }
+            before = until;
+        }
+        found
+    }
+
+    /// The same, second by second, from scratch.
+    fn oracle(&self) -> Vec<(Second, String)> {
+        let mut found = Vec::new();
+        let mut left: Vec<i128> = self.grants.iter().map(|g| g.nanos).collect();
+        let limit = self.credit / 10_000_000 * 10_000_000;
+        let (mut dry, mut restored, mut owed, mut reached, mut price) = (None, Second::MIN, 0, false, 0);
+        let Some(first) = self.leases.iter().map(|l| l.from).min() else { return found };
+        for t in first..self.until {
+            let usable = |g: &Grant| g.from <= t && g.expires.is_none_or(|e| t < (e + 59) / 60 * 60);
+            let mut order: Vec<usize> = (0..self.grants.len()).filter(|n| usable(&self.grants[*n])).collect();
+            order.sort_by_key(|n| {
+                let g = &self.grants[*n];
+                (g.priority, g.expires.map_or(FOREVER, |e| (e + 59) / 60 * 60), g.from, *n)
+            });
+            let balance: i128 = order.iter().map(|n| left[*n]).sum();
+            let mut cost = 0;
+            if dry.is_some_and(|since| since < t) && balance >= price {
+                found.push((t, "gpu.wallet.restored".to_owned()));
+                (dry, restored) = (None, t);
+            }
+            let cost_of = |dry: Option<Second>, reached: bool| -> i128 {
+                let runs = |l: &&Lease| {
+                    let cut = match (dry, l.contract) {
+                        (None, _) => false,
+                        (Some(_), "suspend") => true,
+                        (Some(since), "grace") => t >= since + self.grace,
+                        (Some(_), _) => reached,
+                    };
+                    let out = l.outage.is_some_and(|(from, to)| (from..to).contains(&t));
+                    (l.from..l.to).contains(&t) && !cut && !out
+                };
+                self.leases.iter().filter(runs).map(|l| self.prices[l.contract] * i128::from(l.gpus)).sum()
+            };
+            let whole = cost_of(dry, reached);
+            if dry.is_none() && whole > balance && t > restored {
+                (dry, owed, reached, price) = (Some(t), 0, false, whole);
+                found.push((t, "gpu.wallet.exhausted".to_owned()));
+            }
+            if dry.is_some() && !reached {
+                let beyond = (cost_of(dry, reached) - balance).max(0);
+                if owed + beyond > limit {
+                    reached = true;
+                    found.push((t, "credit credit".to_owned()));
+                }
+            }
+            cost += cost_of(dry, reached);
+            for n in order {
+                let taken = cost.min(left[n]);
+                left[n] -= taken;
+                cost -= taken;
+            }
+            if dry.is_some() {
+                owed += cost;
+            }
+        }
+        found
+    }
+}
+
+fn world() -> impl Strategy<Value = World> {
+    let lease = (0..3usize, 1..4u32, 0..4_000i64, 0..9_000i64, prop::option::of((0..5_000i64, 1..2_000i64)));
+    let grant = (0..9_000i64, 1..400i128, -1..2i32, prop::option::of(1..9_000i64));
+    let first = (0..300i64, 50..600i128);
+    (
+        prop::collection::vec(lease, 1..4),
+        prop::collection::vec(grant, 0..6),
+        prop::option::of(first),
+        [1..90i128, 1..90i128, 1..90i128],
+        1..2_000i64,
+        0..40i128,
+        prop::collection::vec(1..10_000i64, 0..8),
+    )
+        .prop_map(|(leases, grants, first, prices, grace, credit, cuts)| {
+            let leases = leases.into_iter().enumerate().map(|(n, (contract, gpus, from, length, outage))| Lease {
+                name: format!("l{n}"),
+                contract: ["suspend", "grace", "credit"][contract],
+                gpus,
+                from: START + from,
+                to: if length < 100 { FOREVER } else { START + from + length },
+                outage: outage.map(|(at, length)| (START + from + at, START + from + at + length)),
+            });
+            let grants = grants.into_iter().chain(first.map(|(from, amount)| (from, amount, 0, None))).map(
+                |(from, amount, priority, expires)| Grant {
+                    from: START + from,
+                    nanos: amount * NANOS / 7,
+                    priority,
+                    expires: expires.map(|after| START + from + 60 + after),
+                },
+            );
+            let mut grants: Vec<Grant> = grants.collect();
+            grants.sort_by_key(|g| g.from);
+            let mut cuts: Vec<Second> = cuts.into_iter().map(|cut| START + cut).collect();
+            cuts.push(START + 10_000);
+            cuts.sort_unstable();
+            World {
+                leases: leases.collect(),
+                grants,
+                prices: ["suspend", "grace", "credit"].into_iter().zip(prices.map(|p| p * 1_000_000)).collect(),
+                grace,
+                credit: credit * NANOS / 3,
+                until: START + 10_000,
+                cuts,
+            }
+        })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    /// The same seconds, wherever lifecycle time was cut, and whoever worked it out.
+    #[test]
+    fn it_is_the_second_that_cannot_be_paid(world in world()) {
+        let expected = world.oracle();
+        prop_assert_eq!(&world.recorded(&[world.until]), &expected, "in one go");
+        prop_assert_eq!(&world.recorded(&world.cuts), &expected, "in pieces");
+    }
+}
+
+#[test]
+fn a_wallet_runs_dry_is_topped_up_and_goes_on() {
+    // 2 GPUs at 0.01 a second each; 10.00 lasts 500 s; the outage of 60 s costs nothing.
+    let world = World {
+        leases: vec![Lease {
+            name: "l".into(),
+            contract: "suspend",
+            gpus: 2,
+            from: START + 100,
+            to: FOREVER,
+            outage: Some((START + 200, START + 260)),
+        }],
+        grants: vec![
+            Grant { from: START, nanos: 10 * NANOS, priority: 0, expires: None },
+            Grant { from: START + 1_111, nanos: NANOS, priority: 0, expires: None },
+        ],
+        prices: [("suspend", 10_000_000), ("grace", 1), ("credit", 1)].into(),
+        grace: 1,
+        credit: 0,
+        until: START + 2_000,
+        cuts: vec![],
+    };
+    let expected = [(660, "gpu.wallet.exhausted"), (1_111, "gpu.wallet.restored"), (1_161, "gpu.wallet.exhausted")];
+    let expected: Vec<(Second, String)> = expected.map(|(after, name)| (START + after, name.to_owned())).into();
+    assert_eq!(world.recorded(&[world.until]), expected);
+    assert_eq!(world.oracle(), expected);
+
+    // The lease is suspended in between.
+    let mut history = world.history();
+    let mut purse = Purse::begin(&history, &wallet()).unwrap();
+    while let Some(transition) = purse.next(&history, START, START + 1_150).unwrap() {
+        history.insert([event(transition.at, &format!("d{}", transition.at), transition.kind)]);
+    }
+    let suspended = &history.server("server-l").unwrap().leases[0].suspended;
+    assert_eq!(suspended.iter().map(|s| (s.from - START, s.to - START)).collect::<Vec<_>>(), [(660, 1_111)]);
+}
+
+#[test]
+fn what_is_learned_late_moves_no_cut_of_access() {
+    let mut world = World {
+        leases: vec![Lease { name: "l".into(), contract: "suspend", gpus: 1, from: START, to: FOREVER, outage: None }],
+        grants: vec![Grant { from: START, nanos: 10 * NANOS, priority: 0, expires: None }],
+        prices: [("suspend", 10_000_000), ("grace", 1), ("credit", 1)].into(),
+        grace: 1,
+        credit: 0,
+        until: START + 3_000,
+        cuts: vec![],
+    };
+    assert_eq!(world.recorded(&[world.until]), [(START + 1_000, "gpu.wallet.exhausted".to_owned())]);
+    // Recorded once lifecycle time was 1,500: an outage of 100 s before. What was saved counts from then on.
+    world.leases[0].outage = Some((START + 500, START + 600));
+    let mut history = world.history();
+    let exhausted = Kind::WalletExhausted { wallet: wallet(), second_costs: decimal(10_000_000) };
+    history.insert([event(START + 1_000, "d", exhausted)]);
+    let mut purse = Purse::begin(&history, &wallet()).unwrap();
+    let restored = purse.next(&history, START + 1_500, START + 3_000).unwrap().unwrap();
+    assert_eq!((restored.at, restored.kind.name()), (START + 1_500, "gpu.wallet.restored"));
+    history.insert([event(restored.at, "e", restored.kind)]);
+    let again = purse.next(&history, START + 1_500, START + 3_000).unwrap().unwrap();
+    assert_eq!((again.at, again.kind.name()), (START + 1_600, "gpu.wallet.exhausted"));
+}
