@@ -10,6 +10,7 @@
 //! * [`hours`]: walks the files hour by hour, each read once; [`usage`], [`rated`], [`lease_time`] judge their rows
 //! * [`money`]: records, steps, cells and postings against each other
 //! * [`dues`]: closings, and what falls due in them
+//! * [`wallets`]: what prepaid contracts used, and what their wallets paid
 
 mod commits;
 mod dues;
@@ -25,9 +26,11 @@ mod rated;
 mod read;
 mod report;
 mod usage;
+mod wallets;
 mod xids;
 
 use hydrometer_ledger::LedgerError;
+use hydrometer_ledger::anchor::Anchor;
 use hydrometer_pipeline::store::{Database, StoreError};
 use hydrometer_sinks::{SinkError, Warehouse};
 
@@ -57,7 +60,14 @@ pub struct Progress {
 pub type Tell<'a> = &'a mut (dyn FnMut(Progress) + Send);
 
 /// Proves every law on what `database_url` and the warehouse hold, on a connection of its own. Nothing is written.
-pub async fn verify(database_url: &str, warehouse: &Warehouse, tell: Tell<'_>) -> Result<Report, VerifyError> {
+///
+/// `anchors` are of the ledger's chain, kept elsewhere.
+pub async fn verify(
+    database_url: &str,
+    warehouse: &Warehouse,
+    anchors: &[Anchor],
+    tell: Tell<'_>,
+) -> Result<Report, VerifyError> {
     // Listed before the snapshot: a file has its row before it is written, so the snapshot knows whatever is listed here.
     tell(Progress { check: "listing the warehouse", done: 0, of: 1 });
     let listed = manifest::list(warehouse).await?;
@@ -79,7 +89,8 @@ pub async fn verify(database_url: &str, warehouse: &Warehouse, tell: Tell<'_>) -
     tell(Progress { check: "money", done: 0, of: 1 });
     money::check(&db, &facts.history, sums, &mut report).await?;
     dues::check(&db, &facts, &mut report).await?;
-    ledger(&db, &mut report).await?;
+    wallets::check(&db, &facts.history, &mut report).await?;
+    ledger(&db, anchors, &mut report, tell).await?;
     lists::add(&db, &mut report).await?;
 
     // Out of the snapshot: an object that was retired and swept meanwhile is not missing.
@@ -89,16 +100,21 @@ pub async fn verify(database_url: &str, warehouse: &Warehouse, tell: Tell<'_>) -
 }
 
 /// Laws 6 and 7, as the ledger itself proves them.
-async fn ledger(db: &Database, report: &mut Report) -> Result<(), VerifyError> {
+async fn ledger(db: &Database, anchors: &[Anchor], report: &mut Report, tell: Tell<'_>) -> Result<(), VerifyError> {
     let counts = db
         .client_ref()
         .query_one("SELECT (SELECT count(*) FROM ledger.transaction), (SELECT count(*) FROM ledger.transfer)", &[])
         .await
         .map_err(database("counting transactions"))?;
+    let mut progress = |at: hydrometer_ledger::Progress| {
+        tell(Progress { check: "ledger", done: at.done.max(0) as usize, of: at.of.max(0) as usize });
+    };
+    let findings = hydrometer_ledger::verify_with(db.client_ref(), anchors, &mut progress).await?;
     let check = report.check("ledger");
     check.count("transactions", counts.get::<_, i64>(0) as u64);
     check.count("transfers", counts.get::<_, i64>(1) as u64);
-    for violation in hydrometer_ledger::verify(db.client_ref()).await? {
+    check.count("anchors given", anchors.len() as u64);
+    for violation in findings.violations {
         check.violation(violation.subject, violation.law, violation.detail);
     }
     Ok(())

@@ -77,7 +77,7 @@ fn show(report: &Report) -> String {
 
 /// The proof must say no, and this check of it must name this row.
 async fn names(system: &System, check: &str, row: &str) {
-    let report = verify(&system.url, &system.warehouse, &mut |_| ()).await.unwrap();
+    let report = verify(&system.url, &system.warehouse, &[], &mut |_| ()).await.unwrap();
     let check = report.checks.iter().find(|c| c.name == check).expect(check);
     let named = check.violations.iter().any(|v| v.subject.contains(row));
     assert!(named, "{row} is not named by {}:\n{}", check.name, show(&report));
@@ -95,7 +95,7 @@ async fn texts(cut: &Cut, query: &str) -> Vec<String> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn it_holds_and_is_explained() {
     let system = system().await;
-    let report = verify(&system.url, &system.warehouse, &mut |_| ()).await.unwrap();
+    let report = verify(&system.url, &system.warehouse, &[], &mut |_| ()).await.unwrap();
     assert!(report.holds(), "{}", show(&report));
     let counted = |check: &str, what: &str| {
         let check = report.checks.iter().find(|c| c.name == check).unwrap();

@@ -20,10 +20,12 @@ use crate::revise::{Plan, Revision, Sources, server_hours};
 use crate::source::TopicPartition;
 use crate::store::closing::{PeriodRow, periods};
 use crate::store::lease::{Lease, Role};
-use crate::store::lifecycle::{Command, LifecycleChanges, LifecycleCommit, requests_behind_frontiers};
+use crate::store::lifecycle::{Command, LifecycleCommit, requests_behind_frontiers};
 use crate::store::rating::{ObjectQuantities, lock_states};
 use crate::store::timeline::{ArrivedEvent, Scope, events_recorded_by, events_since};
+use crate::store::wallet::Operation;
 use crate::store::{Database, StoreError, doing};
+use crate::wallet::{Folding, Purses};
 use crate::worker::WorkerError;
 
 /// The log of events that commands record: it fences them and numbers them.
@@ -193,22 +195,50 @@ async fn changed_amounts(
 
 /// Records a preview's events. `Ok(false)`: something else was recorded since the preview; look again.
 pub async fn apply(db: &mut Database, preview: Preview, command: Command) -> Result<bool, WorkerError> {
-    let log = TopicPartition { topic: COMMANDS.into(), partition: 0 };
-    db.ensure_partitions(COMMANDS, Role::Internal, 1).await?;
     if crate::store::timeline::version(db.client_ref()).await? != preview.version {
         return Ok(false);
     }
+    record(db, Some(preview.version), preview.events, None, command).await
+}
+
+/// Does something to a wallet, and tells the stream, in one transaction. `time` is when it is meant to count. `Ok(false)`: somebody
+/// else's command came between; try again.
+pub async fn operate(
+    db: &mut Database,
+    operation: Operation,
+    id: &str,
+    time: Second,
+    command: Command,
+) -> Result<bool, WorkerError> {
+    let key = EventKey { time, rank: 0, source: COMMANDS.to_owned(), id: id.to_owned() };
+    record(db, None, Vec::new(), Some((operation, key)), command).await
+}
+
+/// Commits a command through its log, which fences and numbers it.
+async fn record(
+    db: &mut Database,
+    version: Option<i64>,
+    events: Vec<Event>,
+    operation: Option<(Operation, EventKey)>,
+    command: Command,
+) -> Result<bool, WorkerError> {
+    let log = TopicPartition { topic: COMMANDS.into(), partition: 0 };
+    db.ensure_partitions(COMMANDS, Role::Internal, 1).await?;
     let who = command.who.clone();
     let Some(before) = db.take_over(std::slice::from_ref(&log), &who).await?.into_iter().next() else {
         return Ok(false);
     };
+    let (mut known_version, known) = events_since(db.client_ref(), -1).await?;
     let attempt = Uuid::new_v4();
     let mut after = before.clone();
     after.round += 1;
     after.attempt = Some(attempt);
-    let mut events = Vec::new();
-    for event in preview.events {
-        events.push(ArrivedEvent { event, partition: log.clone(), offset: after.position.next });
+    let mut arrived = Vec::new();
+    for event in events {
+        arrived.push(ArrivedEvent { event, partition: log.clone(), offset: after.position.next });
+        after.position.next += 1;
+    }
+    if operation.is_some() {
         after.position.next += 1;
     }
     after.position.replay_from = after.position.next;
@@ -217,21 +247,18 @@ pub async fn apply(db: &mut Database, preview: Preview, command: Command) -> Res
         worker: who,
         before: before.clone(),
         after,
-        timeline_version: preview.version,
-        events,
+        timeline_version: version.unwrap_or(known_version),
+        events: arrived,
         quarantine: None,
         command: Some(command),
+        operation,
+        watches_wallets: false,
     };
     let mut history = History::default();
-    let (_, known) = events_since(db.client_ref(), -1).await?;
     history.insert(known);
-    let (happened, error) = db
-        .commit_lifecycle(&commit, |_, missed, _, new| {
-            history.insert(missed);
-            let changes = history.insert(new);
-            LifecycleChanges::of(&history, changes)
-        })
-        .await?;
+    let mut purses = Purses::default();
+    let mut folding = Folding { history: &mut history, purses: &mut purses, version: &mut known_version };
+    let (happened, error) = db.commit_lifecycle(&commit, &mut folding).await?;
     match (happened, error) {
         (Happened::Committed, _) => Ok(true),
         (Happened::ReplyLost, _) => {

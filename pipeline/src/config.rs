@@ -25,6 +25,8 @@ pub struct Config {
     pub warehouse: WarehouseConfig,
     pub windows: WindowConfig,
     pub commit: CommitConfig,
+    pub ledger: LedgerConfig,
+    pub events: EventsConfig,
     pub limits: LimitConfig,
 }
 
@@ -114,6 +116,28 @@ pub struct CommitConfig {
     pub sweep_s: u64,
 }
 
+/// What a running worker does for the ledger.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LedgerConfig {
+    /// What was posted is chained every so many seconds.
+    pub chain_s: u64,
+    /// An anchor is made when something was chained and the last one is so many seconds old: for that long a chain could be rewritten whole.
+    pub anchor_s: u64,
+    /// Where anchors are written as files besides; empty: nowhere. Send them to another machine.
+    pub anchor_dir: PathBuf,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EventsConfig {
+    /// Where the ledger's events are published. Empty: nowhere.
+    pub topic: String,
+    /// Empty: the source's, if that is Kafka, with its options.
+    pub brokers: String,
+    pub options: HashMap<String, String>,
+}
+
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LimitConfig {
@@ -130,6 +154,8 @@ impl Default for Config {
             warehouse: WarehouseConfig::default(),
             windows: WindowConfig::default(),
             commit: CommitConfig::default(),
+            ledger: LedgerConfig::default(),
+            events: EventsConfig::default(),
             limits: LimitConfig { identities_per_partition: 200_000 },
         }
     }
@@ -172,6 +198,18 @@ impl Default for WindowConfig {
 impl Default for CommitConfig {
     fn default() -> Self {
         CommitConfig { interval_ms: 1_000, drain_s: 20, revision_hours: 24, upkeep_s: 2, sweep_s: 15 }
+    }
+}
+
+impl Default for LedgerConfig {
+    fn default() -> LedgerConfig {
+        LedgerConfig { chain_s: 5, anchor_s: 3_600, anchor_dir: PathBuf::new() }
+    }
+}
+
+impl Default for EventsConfig {
+    fn default() -> Self {
+        EventsConfig { topic: "gpu.billing.events".into(), brokers: String::new(), options: HashMap::new() }
     }
 }
 
@@ -250,6 +288,9 @@ impl Config {
         }
         if self.topics.telemetry == self.topics.lifecycle {
             return Err("topics.telemetry and topics.lifecycle must differ".into());
+        }
+        if [&self.topics.telemetry, &self.topics.lifecycle].contains(&&self.events.topic) {
+            return Err("events.topic must differ from the topics that are read".into());
         }
         Ok(())
     }

@@ -3,15 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use hydrometer_rating::history::{History, Lease, ServerTimeline, Span, Version};
+use hydrometer_rating::history::{History, Lease, ServerTimeline, Span, Version, Wallet, interval_of};
 use hydrometer_rating::money::Amount;
-use hydrometer_rating::quantities::{Quantities, quantities};
+use hydrometer_rating::quantities::{Quantities, quantities, resource};
 use hydrometer_rating::rate::State;
 use hydrometer_rating::stepped::Pieces;
-use hydrometer_rating::terms::{Charge, Rate, RateId};
-use hydrometer_schemas::contract::{Basis, Scope};
-use hydrometer_schemas::lifecycle::RatingWindow;
-use hydrometer_schemas::time::{SECONDS_PER_HOUR, SECONDS_PER_MINUTE, Second, hour_floor};
+use hydrometer_rating::terms::{Rate, RateId};
+use hydrometer_schemas::contract::Basis;
+use hydrometer_schemas::lifecycle::{RatingWindow, WalletKey};
+use hydrometer_schemas::time::{SECONDS_PER_DAY, SECONDS_PER_HOUR, SECONDS_PER_MINUTE, Second, hour_floor};
 use hydrometer_sinks::rated::{RatedRow, RecordKind};
 
 use crate::closing::commits_by_the_hour;
@@ -31,6 +31,10 @@ pub struct Derived {
     /// Hours of a commitment that lie across the edge of two billing periods, as they do in some time zones: by contract and hour the
     /// period in which the hour begins, which it counts in whatever part of it is rated first.
     pub across: BTreeMap<(String, Second), Second>,
+    /// Prepaid versions of contracts, each with the edges of its wallet.
+    pub prepaid: BTreeMap<(String, Second), Vec<Second>>,
+    /// What postpaid renters may owe.
+    pub credit_limits: BTreeMap<WalletKey, Amount>,
 }
 
 /// How long the rating windows of an hour are: as the version in force at its beginning says (a new length starts at an hour's
@@ -117,7 +121,16 @@ impl Derived {
             self.rates.entry(row.cell.rate).or_insert_with(|| rate.clone());
         }
         let versions = history.versions(&row.contract);
-        let version = versions.iter().find(|v| v.span.from == row.cell.version_from).or(versions.last());
+        let of_row = versions.iter().find(|v| v.span.from == row.cell.version_from);
+        if let Some(wallet) = of_row.and_then(Version::wallet) {
+            let edges = || history.wallet(&wallet).map(Wallet::edges).unwrap_or_default();
+            self.prepaid.entry((row.contract.clone(), row.cell.version_from)).or_insert_with(edges);
+        }
+        if let Some(limit) = of_row.and_then(|version| version.terms.credit_limit) {
+            let key = WalletKey { renter: row.renter.clone(), currency: row.currency.clone() };
+            self.credit_limits.insert(key, limit);
+        }
+        let version = of_row.or(versions.last());
         // A record of a contract of which nothing is known any more is taken back in the period that it names.
         let end = version.map_or(row.period + 1, |v| v.terms.calendar.period_of(row.period).to);
         self.periods.entry((row.contract.clone(), row.period)).or_insert(end);
@@ -151,7 +164,7 @@ pub fn rows(
             slot: Some(key.slot),
             window,
             ladder: if charge.is_some_and(|c| c.is_hourly()) { hour_floor(window.from) } else { key.period },
-            resource: charge.map(|c| resource(c, server, lease, key.slot)).unwrap_or_default(),
+            resource: charge.map(|c| resource(c, &server.server, &lease.lease, key.slot)).unwrap_or_default(),
             price: charge.and_then(|c| c.unit_price(key.cell.segment)),
             share: version.terms.rate(&key.charge, &key.cell.supplier).and_then(|rate| rate.share()),
             basis: charge.map_or("", |c| piece(c.basis)).to_owned(),
@@ -170,16 +183,6 @@ pub fn rows(
         });
     }
     rows
-}
-
-/// Whose usage climbs the ladder together.
-fn resource(charge: &Charge, server: &ServerTimeline, lease: &Lease, slot: u32) -> String {
-    match charge.scope {
-        Scope::Contract => String::new(),
-        Scope::Lease => lease.lease.clone(),
-        Scope::Gpu => format!("{}/{slot}", lease.lease),
-        Scope::Server => server.server.clone(),
-    }
 }
 
 /// What a quantity of this basis counts.
@@ -213,6 +216,13 @@ pub fn added(object: &str, rows: &[RatedRow], derived: &Derived) -> ObjectQuanti
                 let cells: &mut State = quantities.added.entry(state.clone()).or_default();
                 add(cells.entry(row.cell.clone()).or_default());
             }
+        }
+        if let Some(edges) = derived.prepaid.get(&(row.contract.clone(), row.cell.version_from)) {
+            // A window counts in the interval of its last second: whatever begins within it can pay for it. Days cut intervals too, so
+            // that what was used can be set against a plan.
+            let last = row.window.to - 1;
+            let interval = interval_of(edges, last).max(last.div_euclid(SECONDS_PER_DAY) * SECONDS_PER_DAY);
+            *quantities.prepaid.entry((state.clone(), row.cell.clone(), interval)).or_default() += cell.billed;
         }
         let across = derived.across.get(&(row.contract.clone(), row.ladder)).filter(|_| row.ladder != row.period);
         quantities.billing.insert(state, across.copied().unwrap_or(row.period));

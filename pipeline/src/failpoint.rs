@@ -16,6 +16,7 @@
 //! | `settle.{before, after}` | the reply did not come, and the lease is asked |
 //! | `publish.KIND.{before, made, staged, written, after}` | a file is due, made, durable in staging, in its place, in the manifest |
 //! | `retire.{before, after}`, `sweep.{before, after}` | late objects are retired; each object that is removed |
+//! | `events.{claimed, sent, confirmed, recorded}` | the outbox is taken over; a page is on its way, confirmed by Kafka, recorded as published |
 
 use std::fmt::Display;
 use std::sync::LazyLock;

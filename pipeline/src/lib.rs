@@ -20,5 +20,6 @@ pub mod publish;
 pub mod revise;
 pub mod source;
 pub mod store;
+pub mod wallet;
 pub mod window;
 pub mod worker;

@@ -5,6 +5,7 @@ mod contracts;
 mod history;
 #[cfg(test)]
 mod tests;
+mod wallets;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -14,7 +15,10 @@ use serde::{Deserialize, Serialize};
 use crate::fleet::{Event, Party};
 pub use contracts::{CLASSES, ContractUse, Stretch};
 pub use history::Refusal;
-use history::{Contract, History, Lease};
+use history::{Contract, CountsFrom, History, Lease};
+pub use wallets::{CutOff, Dry, SourceAmount, WalletTruth};
+use wallets::{Uses, Wallets, holds};
+pub(crate) use wallets::{burn_ahead, dry_ahead};
 
 /// What must come out at the end.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +30,9 @@ pub struct Truth {
     /// The terms of contracts of any kind, and what was used under them; `charges` is empty then.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub contracts: BTreeMap<String, ContractUse>,
+    /// The wallets of renters who pay in advance.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub wallets: Vec<WalletTruth>,
     /// Seconds in which a GPU spoke and was not in a leased slot. (A suspended lease is still a lease.)
     pub leakage_seconds: u64,
     /// Seconds in which a GPU spoke while its lease was suspended.
@@ -74,6 +81,9 @@ pub struct Charge {
     pub period_us: i64,
     pub renter: String,
     pub currency: String,
+    /// Whether it is the renter's wallet that pays.
+    #[serde(default)]
+    pub is_prepaid: bool,
     #[serde(with = "as_text")]
     pub renter_amount_e9: i128,
     pub suppliers: Vec<SupplierAmount>,
@@ -97,6 +107,11 @@ pub enum OracleError {
     Outside(i64),
     #[error("second {0} is not a date")]
     Date(i64),
+    #[error(
+        "{contract} is prepaid at {price_e12} x 10⁻¹² an hour, which is not a whole number of 10⁻⁹ a second; \
+         take a multiple of 0.0000036"
+    )]
+    Fraction { contract: String, price_e12: i128 },
 }
 
 /// A GPU on a server, whose seconds are being noted.
@@ -114,6 +129,7 @@ pub struct Oracle {
     tracks: Vec<Vec<u8>>,
     names: HashMap<String, HashMap<String, usize>>,
     events: Vec<Event>,
+    counts_from: CountsFrom,
     outside: Option<i64>,
     /// Whether contracts may be of any kind.
     is_of_contracts: bool,
@@ -129,6 +145,7 @@ impl Oracle {
             tracks: Vec::new(),
             names: HashMap::new(),
             events: Vec::new(),
+            counts_from: CountsFrom::new(),
             outside: None,
             is_of_contracts: false,
             truth: Truth::default(),
@@ -180,11 +197,18 @@ impl Oracle {
         self.events.push(event);
     }
 
+    /// Notes that a grant counts from a later second than its own.
+    pub fn counts_from(&mut self, source: &str, id: &str, second: i64) {
+        self.counts_from.insert((source.to_owned(), id.to_owned()), second);
+    }
+
     pub fn truth(mut self) -> Result<Truth, OracleError> {
         if let Some(second) = self.outside {
             return Err(OracleError::Outside(second));
         }
-        let mut history = History::of(std::mem::take(&mut self.events))?;
+        let mut history = History::of(std::mem::take(&mut self.events), &self.counts_from)?;
+        let end = self.from + self.length as i64;
+        let wallets = Wallets::of(&history, end)?;
         let mut ledger = Ledger::default();
         if self.is_of_contracts {
             let terms = |(name, contract): (&String, &Contract)| (name.clone(), ContractUse::under(&contract.versions));
@@ -192,9 +216,10 @@ impl Oracle {
         }
         for lease in &history.leases {
             for &slot in &lease.slots {
-                self.walk(&history, lease, slot, &mut ledger)?;
+                self.walk(&history, lease, slot, wallets.cut(&lease.contract), &mut ledger)?;
             }
         }
+        self.truth.wallets = wallets.settle(&history, &ledger.uses, end);
         self.truth.seconds = ledger.seconds.into_values().collect();
         let sums = if self.is_of_contracts { BTreeMap::new() } else { ledger.sums };
         self.truth.charges =
@@ -215,7 +240,14 @@ impl Oracle {
     }
 
     /// Every second of a lease's slot, into its class and onto both bills.
-    fn walk(&mut self, history: &History, lease: &Lease, slot: u32, ledger: &mut Ledger) -> Result<(), OracleError> {
+    fn walk(
+        &mut self,
+        history: &History,
+        lease: &Lease,
+        slot: u32,
+        cut: &[(i64, i64)],
+        ledger: &mut Ledger,
+    ) -> Result<(), OracleError> {
         let server = &history.servers[&lease.server];
         let contract = &history.contracts[&lease.contract];
         let to = lease.to.unwrap_or(self.from + self.length as i64);
@@ -242,7 +274,7 @@ impl Oracle {
             let is_lost = server.is_unreachable(second) && !self.has_spoken(&lease.server, server, second);
             let row = &mut current.row;
             let (is_billed, is_paid, class);
-            if lease.is_suspended(second) {
+            if lease.is_suspended(second) || holds(cut, second) {
                 row.suspended += 1;
                 self.truth.suspended_presence_seconds += u64::from(said & PRESENT);
                 (is_billed, is_paid, class) = (false, false, "suspended");
@@ -285,6 +317,9 @@ impl Oracle {
             }
             let price = contract.price(second);
             if is_billed {
+                if contract.prepaid.is_some() {
+                    ledger.draw(contract, second);
+                }
                 row.billed += 1;
                 current.billed_e12 += price;
             }
@@ -340,6 +375,7 @@ impl<'a> Run<'a> {
 struct Ledger {
     seconds: BTreeMap<(String, u32, Option<String>, i64), LeaseSeconds>,
     sums: BTreeMap<(String, i64), Sums>,
+    uses: Uses,
 }
 
 /// Prices summed over the seconds of a contract and month.
@@ -350,6 +386,12 @@ struct Sums {
 }
 
 impl Ledger {
+    /// Notes a second of a GPU that a wallet pays for.
+    fn draw(&mut self, contract: &Contract, second: i64) {
+        let minutes = self.uses.entry(contract.wallet()).or_default();
+        *minutes.entry(second.div_euclid(60)).or_default() += contract.price_of_second_e9(second);
+    }
+
     fn add(&mut self, run: Run, lease: &Lease, slot: u32, supplier: &str) -> Result<(), OracleError> {
         let period = (lease.contract.clone(), month_of(run.hour * 3600)?);
         let sums = self.sums.entry(period).or_default();
@@ -387,7 +429,7 @@ impl Sums {
         const SECONDS_OF_HOUR: i128 = 3600;
         const E12_TO_E9: i128 = 1000;
         const PERCENT_E6: i128 = 100_000_000;
-        let Contract { renter, currency, share_e6, .. } = &history.contracts[&contract];
+        let Contract { renter, currency, share_e6, prepaid, .. } = &history.contracts[&contract];
         let renter_amount_e9 = half_even(self.renter_e12, SECONDS_OF_HOUR * E12_TO_E9);
         let suppliers: Vec<SupplierAmount> = self
             .suppliers_e12
@@ -401,6 +443,7 @@ impl Sums {
         Charge {
             renter: renter.clone(),
             currency: currency.clone(),
+            is_prepaid: prepaid.is_some(),
             renter_amount_e9,
             suppliers,
             commission_e9: renter_amount_e9 - earned,

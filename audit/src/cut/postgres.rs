@@ -28,11 +28,28 @@ const BATCH_ROWS: usize = 8_192;
 const SUM_MAX: i128 = i128::MAX / 1_000;
 
 /// What the tables hold, by their names in SQL.
-const ABOUT: [(&str, &str); 27] = [
+const ABOUT: [(&str, &str); 43] = [
     ("ledger_account", "accounts: type, party, purpose and currency"),
     ("ledger_balance", "debits and credits of each account so far"),
     ("ledger_transaction", "transactions: what was posted, when it counts, when it was booked, what it corrects"),
     ("ledger_transfer", "transfers: one amount from a debit to a credit account"),
+    ("ledger_posting", "sets of transactions that were posted together"),
+    ("ledger_transaction_id", "ids that are taken, for ever"),
+    ("ledger_account_limit", "how far accounts may be overdrawn: each change, by whom and why"),
+    ("ledger_hold", "amounts that were set aside"),
+    ("ledger_hold_resolution", "what became of them: posted, voided, expired"),
+    ("ledger_link", "the hash chain: a link per set, by shard"),
+    ("ledger_anchor", "what the chain had reached, from time to time"),
+    ("ledger_wallet", "wallets: a renter's prepaid money in a currency"),
+    ("ledger_wallet_entry", "what happened to each wallet, and how it stood after it"),
+    ("ledger_wallet_grant", "money and promises that wallets were given"),
+    ("ledger_wallet_booked", "what was used, debited and expired of each grant"),
+    ("ledger_wallet_use", "what each draw was of, by second"),
+    ("ledger_wallet_terms", "what wallets are to watch"),
+    ("ledger_wallet_proposal", "credits, debits and terms that need a second person"),
+    ("prepaid_use", "quantities of prepaid contracts, by the interval of the wallet in which they were used"),
+    ("ledger_outbox", "events for others, in the transaction of what they tell"),
+    ("ledger_outbox_reader", "how far the outbox is published, and by whom"),
     ("closing", "closings of billing periods: by whom, and what stood against it and was accepted"),
     (
         "closing_request",
@@ -49,7 +66,6 @@ const ABOUT: [(&str, &str); 27] = [
     ("object", "the manifest: staged objects"),
     ("home", "the partition in which a server is rated"),
     ("lease_use", "what each lease used of a billing period: seconds by class and quantities, by charge"),
-    ("outbox", "messages for the billing topic"),
     ("partition_lease", "partitions: owner, epoch, offsets, frontier"),
     ("period", "billing periods that something was rated in, and who closed them"),
     (
@@ -147,7 +163,7 @@ pub struct PostgresTable {
     schema: SchemaRef,
 }
 
-/// Every table of the schemas `ledger` and `hydrometer`, as the catalogue describes it.
+/// Every table of the schemas `ledger` and `hydrometer`, as the catalogue describes it; the months of a table are that table.
 pub async fn tables(source: &Arc<Source>) -> Result<Vec<PostgresTable>, CutError> {
     let rows = source
         .db
@@ -157,7 +173,7 @@ pub async fn tables(source: &Arc<Source>) -> Result<Vec<PostgresTable>, CutError
              FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace \
              JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped \
              JOIN pg_catalog.pg_type AS t ON t.oid = a.atttypid \
-             WHERE n.nspname IN ('ledger', 'hydrometer') AND c.relkind IN ('r', 'p', 'v') \
+             WHERE n.nspname IN ('ledger', 'hydrometer') AND c.relkind IN ('r', 'p', 'v') AND NOT c.relispartition \
                AND has_table_privilege(c.oid, 'SELECT') \
              ORDER BY 1, 2, a.attnum",
             &[],

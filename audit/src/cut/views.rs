@@ -8,7 +8,7 @@ pub struct View {
 
 /// The day of a record is the day on which its window starts: a window that ends at midnight belongs to the day before. The window of
 /// what falls due is its hour or its billing period, so a period's fees and credits stand on its first day.
-pub const VIEWS: [View; 9] = [
+pub const VIEWS: [View; 10] = [
     View {
         name: "revenue",
         about: "what renters owe, by day, renter and contract",
@@ -48,6 +48,13 @@ pub const VIEWS: [View; 9] = [
         about: "leased seconds without any reading, by server, GPU and hour",
         sql: "SELECT server, gpu, date_trunc('hour', window_start) AS hour, sum(unknown_s) AS unknown_s \
               FROM rated_usage GROUP BY server, gpu, date_trunc('hour', window_start) HAVING sum(unknown_s) <> 0",
+    },
+    View {
+        name: "wallets",
+        about: "prepaid money that is left, and what is owed beyond it (`hydrometer wallet list` says until when it lasts)",
+        sql: "SELECT w.party, w.currency, e.balance, e.paid, e.promotional, e.receivable, e.at AS as_of \
+              FROM ledger_wallet AS w JOIN ledger_wallet_state AS s ON s.wallet = w.id \
+              JOIN ledger_wallet_entry AS e ON e.wallet = s.wallet AND e.number = s.number",
     },
     View {
         name: "corrections",

@@ -17,13 +17,13 @@ use serde_json::json;
 use tokio_postgres::{GenericClient, Row};
 use uuid::Uuid;
 
-use super::commit::{Outcome, classify, fence, insert_commit, insert_outbox};
+use super::commit::{Outcome, announce, classify, fence, insert_commit};
 use super::lease::{Lease, lock_leases, move_leases};
 use super::lifecycle::Command;
 use super::manifest::{file_name, insert_files};
 use super::period::{self, Booked, CLOSING, Periods, transfers};
 use super::rating::{cell_key, state_key, whole};
-use super::{Database, StoreError, doing, timeline};
+use super::{Database, StoreError, doing, timeline, wallet};
 use crate::closing::{Due, dues_of};
 use crate::failpoint;
 use crate::protocol::Happened;
@@ -160,7 +160,7 @@ async fn inside(
     }
     let steps: Vec<DueStep> = steps.into_iter().filter(|step| step.before != step.after).collect();
     let hour = closing.after.frontier.max(steps.iter().map(|s| s.end).max().unwrap_or(0)) - 1;
-    write_steps(tx, closing, &steps, hour_floor(hour.max(0))).await?;
+    write_steps(tx, closing, history, &steps, hour_floor(hour.max(0))).await?;
     if let Some(decision) = &closing.decision {
         close_periods(tx, closing, decision).await?;
     }
@@ -362,6 +362,7 @@ async fn states_where(
 async fn write_steps(
     tx: &tokio_postgres::Transaction<'_>,
     closing: &ClosingCommit,
+    history: &History,
     steps: &[DueStep],
     hour: Second,
 ) -> Result<(), StoreError> {
@@ -404,13 +405,16 @@ async fn write_steps(
     .await
     .map_err(doing("recording what falls due"))?;
     let mut set = Vec::new();
+    let mut corrections = BTreeSet::new();
     for (step, transaction) in steps.iter().zip(transactions) {
         set.extend(posting(closing, step, transaction)?);
+        if step.before != (Amount::ZERO, Amount::ZERO) {
+            corrections.insert(transaction);
+        }
     }
-    if !set.is_empty() {
-        ledger::post(tx, &set).await?;
-    }
-    insert_outbox(tx, &set).await
+    let used = wallet::use_of_dues(steps, history)?;
+    wallet::post(tx, &format!("closing {}", closing.after.round), &set, &used).await?;
+    announce(tx, set.iter().filter(|transaction| corrections.contains(&transaction.id))).await
 }
 
 /// Writes what is due now, and says under which id each is kept.
@@ -501,6 +505,7 @@ fn posting(
         effective_at,
         description: format!("{} of contract {}: {}", key.kind.as_str(), key.contract, step.why),
         corrects: None,
+        reverses: None,
         metadata: json!({
             "commit": closing.attempt.to_string(), "contract": key.contract, "charge": key.charge, "kind": key.kind.as_str(),
             "period_s": key.period, "billing_s": key.billing, "subject": key.subject, "supplier": key.supplier, "renter": key.renter,

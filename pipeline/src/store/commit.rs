@@ -4,10 +4,11 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
-use hydrometer_ledger::{self as ledger, AccountSpec, TransactionId};
+use hydrometer_ledger::{self as ledger, AccountSpec, TransactionId, outbox};
 use hydrometer_rating::keys::StateKey;
+use hydrometer_rating::money::Amount;
 use hydrometer_rating::rate::Rates;
-use hydrometer_schemas::lifecycle::Event;
+use hydrometer_schemas::lifecycle::{Event, WalletKey};
 use hydrometer_schemas::time::Second;
 use hydrometer_schemas::warehouse::Table;
 use serde_json::json;
@@ -19,7 +20,7 @@ use super::manifest::{Object, freeze_hours, insert_files, insert_objects};
 use super::period::{Booked, Periods, Uses};
 use super::rating::{ObjectQuantities, ObjectStep};
 use super::timeline::Request;
-use super::{Database, StoreError, doing, home, period, rating, timeline, xid};
+use super::{Database, StoreError, doing, home, period, rating, timeline, wallet, xid};
 use crate::evidence::FatalXid;
 use crate::failpoint;
 use crate::protocol::{Happened, TimelineRule};
@@ -82,6 +83,8 @@ pub struct RoundCommit {
     pub uses: Uses,
     /// The billing periods that the records lie in.
     pub periods: Periods,
+    /// What postpaid renters may owe, of those whose use the records are.
+    pub credit_limits: BTreeMap<WalletKey, Amount>,
     pub requests: Vec<Request>,
     pub finished_requests: Vec<i64>,
     pub revised: Vec<RevisedWindow>,
@@ -293,6 +296,7 @@ async fn rate_and_post(
         return Ok(());
     }
     let mut locked = rating::lock_states(tx, &round.quantities).await?;
+    let before = locked.states.clone();
     let steps = locked.advance(&round.quantities, rates)?;
 
     let objects: BTreeMap<&str, &Object> = round.objects.iter().map(|o| (o.name.as_str(), o)).collect();
@@ -328,10 +332,17 @@ async fn rate_and_post(
         };
         set.extend(posting(round, booking, sums, corrects)?);
     }
-    if !set.is_empty() {
-        ledger::post(tx, &set).await?;
-    }
-    insert_outbox(tx, &set).await
+    let used = wallet::use_of(tx, &before, &locked, &round.quantities, rates).await?;
+    let name = name_of(round);
+    wallet::post(tx, &name, &set, &used).await?;
+    wallet::watch_credit(tx, &name, &round.credit_limits, &set).await?;
+    announce(tx, set.iter().filter(|transaction| transaction.kind == "correction")).await
+}
+
+/// The same for the same round of the same partitions, whoever commits it.
+fn name_of(round: &RoundCommit) -> String {
+    let rounds: Vec<String> = round.after.iter().map(|l| format!("{}@{}", l.partition, l.round)).collect();
+    format!("{} {}", round.kind.name(), rounds.join(","))
 }
 
 /// The same for the same round of the same partitions, whoever commits it.
@@ -415,6 +426,7 @@ fn posting(
         effective_at,
         description: format!("{} of contract {}, supplier {supplier}", key.charge, key.contract),
         corrects,
+        reverses: None,
         metadata: json!({
             "commit": round.attempt.to_string(), "contract": key.contract, "charge": key.charge,
             "period_s": key.period, "resource": key.resource, "supplier": supplier, "renter": key.renter,
@@ -424,26 +436,38 @@ fn posting(
     }))
 }
 
-/// Corrections are announced; usage is not (the ledger has it).
-pub(super) async fn insert_outbox(client: &impl GenericClient, set: &[ledger::Transaction]) -> Result<(), StoreError> {
-    let corrections: Vec<&ledger::Transaction> = set.iter().filter(|t| t.kind == "correction").collect();
-    if corrections.is_empty() {
-        return Ok(());
+/// Corrections are announced; what is posted for the first time is not (the ledger has it).
+pub(super) async fn announce(
+    client: &impl GenericClient,
+    corrections: impl Iterator<Item = &ledger::Transaction>,
+) -> Result<(), StoreError> {
+    let events: Vec<outbox::Event> = corrections.map(correction).collect();
+    Ok(outbox::insert(client, &events).await?)
+}
+
+/// What was posted, under the id of its transaction.
+fn correction(transaction: &ledger::Transaction) -> outbox::Event {
+    let transfers: Vec<serde_json::Value> = transaction
+        .transfers
+        .iter()
+        .map(|transfer| {
+            json!({
+                "debit": transfer.debit.name, "credit": transfer.credit.name,
+                "amount": transfer.amount.to_string(), "currency": transfer.debit.currency,
+            })
+        })
+        .collect();
+    let contract = transaction.metadata["contract"].as_str().unwrap_or_default();
+    outbox::Event {
+        id: transaction.id.0,
+        kind: "posting.correction".to_owned(),
+        subject: format!("contract:{contract}"),
+        time: transaction.effective_at,
+        data: json!({
+            "transaction": transaction.id.to_string(), "corrects": transaction.corrects.map(|id| id.to_string()),
+            "description": transaction.description, "transfers": transfers, "metadata": transaction.metadata,
+        }),
     }
-    let ids: Vec<Uuid> = corrections.iter().map(|t| t.id.0).collect();
-    let subjects: Vec<&str> = corrections.iter().map(|t| t.description.as_str()).collect();
-    let times: Vec<DateTime<Utc>> = corrections.iter().map(|t| t.effective_at).collect();
-    let data: Vec<&serde_json::Value> = corrections.iter().map(|t| &t.metadata).collect();
-    client
-        .execute(
-            "INSERT INTO hydrometer.outbox (id, type, subject, time, data) \
-             SELECT i, 'posting.correction', s, t, d FROM unnest($1::uuid[], $2::text[], $3::timestamptz[], $4::jsonb[]) AS k (i, s, t, d) \
-             ON CONFLICT DO NOTHING",
-            &[&ids, &subjects, &times, &data],
-        )
-        .await
-        .map_err(doing("writing to the outbox"))?;
-    Ok(())
 }
 
 /// False when somebody else has revised one of the windows meanwhile: one of two racing derivations wins, the other derives again.

@@ -13,7 +13,8 @@ use super::commit::{Outcome, classify, fence, insert_commit};
 use super::lease::{Lease, lock_leases, move_leases};
 use super::manifest::{Object, insert_files, insert_objects};
 use super::timeline::{ArrivedEvent, Request};
-use super::{Database, StoreError, closing, doing, timeline};
+use super::wallet::Operation;
+use super::{Database, StoreError, closing, doing, timeline, wallet};
 use crate::derive::{touched_contracts, touched_servers};
 use crate::failpoint;
 use crate::protocol::Happened;
@@ -33,6 +34,10 @@ pub struct LifecycleCommit {
     pub quarantine: Option<(Object, Second)>,
     /// The operator's command that records the events; none where they were read from a topic.
     pub command: Option<Command>,
+    /// What the command does to a wallet, and the event that tells it to the stream but for its rank.
+    pub operation: Option<(Operation, EventKey)>,
+    /// Whether a wallet is burned: then time that passes may be news, without any event.
+    pub watches_wallets: bool,
 }
 
 /// Who asked for something, and why.
@@ -65,6 +70,18 @@ pub struct LifecycleChanges {
     pub contracts: BTreeMap<String, (Second, bool)>,
 }
 
+/// The history behind a lifecycle commit.
+pub trait Fold {
+    /// Takes in events that came before, and then the new ones; says what the new ones changed.
+    fn insert(&mut self, missed: Vec<Event>, version: i64, new: Vec<Event>) -> LifecycleChanges;
+
+    /// Takes in what follows for wallets from lifecycle time's having passed `until`: that they ran dry, or can pay again. Nothing of
+    /// it lies before `not_before`, which had passed already.
+    fn pass(&mut self, not_before: Second, until: Second) -> (Vec<Event>, LifecycleChanges);
+
+    fn history(&self) -> &History;
+}
+
 impl LifecycleChanges {
     pub fn of(history: &History, changes: Changes) -> LifecycleChanges {
         LifecycleChanges {
@@ -73,24 +90,36 @@ impl LifecycleChanges {
             verdicts: changes.verdicts,
         }
     }
+
+    fn merge(&mut self, other: LifecycleChanges) {
+        self.verdicts.extend(other.verdicts);
+        for (server, span) in other.servers {
+            let known = self.servers.entry(server).or_insert(span);
+            *known = Span { from: span.from.min(known.from), to: span.to.max(known.to) };
+        }
+        for (contract, (from, by_the_hour)) in other.contracts {
+            let known = self.contracts.entry(contract).or_insert((from, by_the_hour));
+            *known = (from.min(known.0), by_the_hour || known.1);
+        }
+    }
 }
 
 impl Database {
     /// Commits lifecycle events of one lifecycle partition: takes the timeline lock exclusively (and so waits for rating commits in
     /// flight), records the events, and then leaves requests for what they touch behind a frontier.
     ///
-    /// `apply` folds the new events (given all that came before them) and says what they touch.
+    /// `fold` takes them in (given all that came before them) and says what they touch.
     pub async fn commit_lifecycle(
         &mut self,
         commit: &LifecycleCommit,
-        mut apply: impl FnMut(i64, Vec<Event>, i64, Vec<Event>) -> LifecycleChanges,
+        fold: &mut impl Fold,
     ) -> Result<Outcome, StoreError> {
         failpoint::pass("commit.lifecycle.before");
         let tx = match self.client().transaction().await.map_err(doing("beginning a lifecycle commit")) {
             Ok(tx) => tx,
             Err(error) => return classify(error),
         };
-        match inside_lifecycle(&tx, commit, &mut apply).await {
+        match inside_lifecycle(&tx, commit, fold).await {
             Ok(Happened::Committed) => {}
             Ok(other) => {
                 let _ = tx.rollback().await;
@@ -117,7 +146,7 @@ impl Database {
 async fn inside_lifecycle(
     tx: &tokio_postgres::Transaction<'_>,
     commit: &LifecycleCommit,
-    apply: &mut impl FnMut(i64, Vec<Event>, i64, Vec<Event>) -> LifecycleChanges,
+    fold: &mut impl Fold,
 ) -> Result<Happened, StoreError> {
     let partition = std::slice::from_ref(&commit.before.partition);
     let before = std::slice::from_ref(&commit.before);
@@ -132,12 +161,27 @@ async fn inside_lifecycle(
         command.insert(tx, commit.attempt).await?;
     }
     failpoint::pass("commit.lifecycle.fenced");
-    if !commit.events.is_empty() {
+    if !commit.events.is_empty() || commit.operation.is_some() || commit.watches_wallets {
         timeline::lock(tx, true).await?;
         failpoint::pass("commit.lifecycle.locked");
-        let (version_before, missed) = timeline::events_since(tx, commit.timeline_version).await?;
-        let (version, new) = timeline::insert_events(tx, &commit.events, commit.attempt).await?;
-        let changes = apply(version_before, missed, version, new);
+        let (mut version, missed) = timeline::events_since(tx, commit.timeline_version).await?;
+        let mut events = commit.events.clone();
+        if let Some((operation, key)) = &commit.operation {
+            let time = timeline::lifecycle_time(tx).await?;
+            let told = wallet::operate(tx, operation, key, time, fold.history()).await?;
+            events.extend(told.map(|event| at(commit, commit.before.position.next, event)));
+        }
+        let mut new = Vec::new();
+        if !events.is_empty() {
+            (version, new) = timeline::insert_events(tx, &events, commit.attempt).await?;
+        }
+        let mut changes = fold.insert(missed, version, new.clone());
+        wallet::book_grants(tx, &new, fold.history()).await?;
+        if let Some((not_before, until)) = timeline::time_passed(tx, &commit.before, &commit.after).await? {
+            let (derived, changed) = fold.pass(not_before, until);
+            record_derived(tx, commit, derived).await?;
+            changes.merge(changed);
+        }
         timeline::write_verdicts(tx, &changes.verdicts).await?;
         failpoint::pass("commit.lifecycle.recorded");
         // A statement of its own, after the lock: it sees the frontiers of every rating commit that came before.
@@ -159,6 +203,27 @@ async fn inside_lifecycle(
         .await?;
     }
     Ok(Happened::Committed)
+}
+
+/// Events that follow from time passing are recorded like those that are read, at the place of the log where it passed.
+async fn record_derived(
+    tx: &tokio_postgres::Transaction<'_>,
+    commit: &LifecycleCommit,
+    derived: Vec<Event>,
+) -> Result<(), StoreError> {
+    if derived.is_empty() {
+        return Ok(());
+    }
+    let arrived: Vec<ArrivedEvent> =
+        derived.into_iter().map(|event| at(commit, commit.after.position.next, event)).collect();
+    wallet::announce(tx, arrived.iter().map(|arrived| &arrived.event)).await?;
+    timeline::insert_events(tx, &arrived, commit.attempt).await?;
+    Ok(())
+}
+
+/// An event that was not read, at a place of the commit's log.
+fn at(commit: &LifecycleCommit, offset: i64, event: Event) -> ArrivedEvent {
+    ArrivedEvent { event, partition: commit.after.partition.clone(), offset }
 }
 
 /// What changed behind the frontier of its server's home at that time is asked for again; ahead of it the live rating will see it.

@@ -4,7 +4,7 @@
 //! * [`timeline`]: lifecycle events, requests
 //! * [`home`]: where servers are at home
 //! * [`manifest`]: staged objects and published files
-//! * [`outbox`]: messages, read without missing one
+//! * [`wallet`]: what prepaid use draws, what events give
 //! * [`period`]: billing periods, what leases used in them, and what stands against closing one
 //! * [`rating`]: the rating state inside a commit
 //! * [`xid`]: fatal XIDs on record
@@ -21,10 +21,10 @@ pub mod lease;
 pub mod lifecycle;
 pub mod manifest;
 pub mod migrate;
-pub mod outbox;
 pub mod period;
 pub mod rating;
 pub mod timeline;
+pub mod wallet;
 pub mod xid;
 
 use std::time::Duration;
@@ -182,6 +182,11 @@ impl Database {
 
     pub fn client_ref(&self) -> &Client {
         &self.client
+    }
+
+    /// The session alone.
+    pub fn into_client(self) -> Client {
+        self.client
     }
 
     /// Replaces a broken connection, waiting for a database that is coming back.

@@ -6,7 +6,7 @@ use hydrometer_rating::keys::{Cell, CellKey, StateKey};
 use hydrometer_rating::money::{Amount, Exact, MoneyError};
 use hydrometer_rating::rate::{Amounts, CellAmounts, CellStep, RateError, Rates, State, amounts, step};
 use hydrometer_rating::stepped::{Pieces, stepped_difference};
-use hydrometer_rating::terms::{MICRO, RateId};
+use hydrometer_rating::terms::{MICRO, Micro, RateId};
 use hydrometer_schemas::time::Second;
 use tokio_postgres::{GenericClient, Row};
 use uuid::Uuid;
@@ -66,6 +66,8 @@ pub struct ObjectQuantities {
     pub raw: BTreeMap<RawKey, Pieces>,
     /// Where the billing period begins that a state lies in.
     pub billing: BTreeMap<StateKey, Second>,
+    /// What is used of prepaid contracts, by where the interval of the wallet begins in which it was.
+    pub prepaid: BTreeMap<(StateKey, CellKey, Second), Micro>,
 }
 
 /// One cell's step for one object.
@@ -383,7 +385,7 @@ impl Locked {
         self.states.iter().map(|(key, after)| Ok((key.clone(), total(before.get(key))?, total(Some(after))?))).collect()
     }
 
-    fn id(&self, key: &StateKey) -> Result<i64, StoreError> {
+    pub(super) fn id(&self, key: &StateKey) -> Result<i64, StoreError> {
         self.ids.get(key).copied().ok_or_else(|| StoreError::Row {
             table: "hydrometer.rating_state",
             detail: format!("the state of {key:?} was not locked"),
@@ -519,7 +521,7 @@ fn sum(a: Cell, b: Cell) -> Result<Cell, MoneyError> {
 }
 
 /// Millionths of pieces as pieces, with six digits.
-fn show_micro(micro: i128) -> String {
+pub(super) fn show_micro(micro: i128) -> String {
     let (sign, magnitude) = (if micro < 0 { "-" } else { "" }, micro.unsigned_abs());
     let unit = MICRO.unsigned_abs();
     format!("{sign}{}.{:06}", magnitude / unit, magnitude % unit)

@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use hydrometer_rating::history::{Span, Verdict};
 use hydrometer_schemas::database::TIMELINE_LOCK;
 use hydrometer_schemas::lifecycle::{Event, EventKey};
-use hydrometer_schemas::time::Second;
+use hydrometer_schemas::time::{Second, second_of};
 use serde_json::Value;
 use tokio_postgres::{GenericClient, Row};
 use uuid::Uuid;
 
+use super::lease::Lease;
 use super::{StoreError, doing};
 use crate::source::TopicPartition;
 
@@ -68,6 +69,39 @@ pub async fn version(client: &impl GenericClient) -> Result<i64, StoreError> {
         .await
         .map_err(doing("reading the timeline version"))?;
     Ok(row.get(0))
+}
+
+/// The least time of all lifecycle partitions.
+pub async fn lifecycle_time(client: &impl GenericClient) -> Result<Second, StoreError> {
+    let row = client
+        .query_one("SELECT coalesce(min(time_us), 0) FROM hydrometer.partition_lease WHERE role = 'lifecycle'", &[])
+        .await
+        .map_err(doing("reading lifecycle time"))?;
+    Ok(second_of(row.get(0)))
+}
+
+/// What lifecycle time was before a lifecycle partition moved from `before` to `after`, and what it is then; nothing where it stands.
+pub async fn time_passed(
+    client: &impl GenericClient,
+    before: &Lease,
+    after: &Lease,
+) -> Result<Option<(Second, Second)>, StoreError> {
+    let of = &before.partition;
+    let row = client
+        .query_one(
+            "SELECT min(time_us) FILTER (WHERE (topic, partition) <> ($1, $2)), \
+                    bool_or((topic, partition) = ($1, $2)) FROM hydrometer.partition_lease WHERE role = 'lifecycle'",
+            &[&&*of.topic, &of.partition],
+        )
+        .await
+        .map_err(doing("reading lifecycle time"))?;
+    let others: Option<i64> = row.get(0);
+    if row.get::<_, Option<bool>>(1) != Some(true) {
+        return Ok(None);
+    }
+    let with = |own: i64| second_of(others.map_or(own, |others| others.min(own)));
+    let (was, is) = (with(before.position.time), with(after.position.time));
+    Ok((was < is).then_some((was, is)))
 }
 
 /// Events that came after `version`, and the version that they bring. One statement, so both are of one snapshot.

@@ -2,9 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use hydrometer_schemas::MESSAGE_BYTES_MAX;
+use hydrometer_schemas::lifecycle::{Event, Kind};
 use hydrometer_schemas::quarantine::{Reason, Refusal};
 use hydrometer_schemas::time::{FOREVER_MICROS, MICROS_PER_SECOND, Micros, hour_floor, second_of};
-use hydrometer_schemas::{MESSAGE_BYTES_MAX, lifecycle::Event};
 use hydrometer_sinks::parquet;
 use hydrometer_sinks::quarantine::{QuarantineRow, to_batch};
 use tokio::time::sleep;
@@ -15,9 +16,10 @@ use crate::protocol::{ATTEMPTS_MAX, Happened};
 use crate::publish::StagedName;
 use crate::source::{Batch, TopicPartition};
 use crate::store::lease::Lease;
-use crate::store::lifecycle::{LifecycleChanges, LifecycleCommit};
+use crate::store::lifecycle::LifecycleCommit;
 use crate::store::manifest::{Object, ObjectKind};
 use crate::store::timeline::ArrivedEvent;
+use crate::wallet::Folding;
 
 pub(super) struct LifecycleStream {
     pub lease: Lease,
@@ -53,7 +55,11 @@ impl LifecycleStream {
                 Event::parse(payload)
             };
             match parsed {
-                Ok(event) => {
+                Ok(mut event) => {
+                    if let Kind::WalletGranted(grant) = &mut event.kind {
+                        // It pays for nothing that had passed before it came, wherever the log is cut.
+                        grant.counts_from = Some(event.key.time.max(second_of(self.time)));
+                    }
                     self.time = self.time.max((event.key.time * MICROS_PER_SECOND).min(record.log_time));
                     self.events.push(ArrivedEvent { event, partition: batch.partition.clone(), offset: record.offset });
                 }
@@ -125,18 +131,13 @@ impl Worker {
                 events: stream.events.clone(),
                 quarantine: self.stage_quarantine(stream, attempt).await?,
                 command: None,
+                operation: None,
+                watches_wallets: self.history.burned_wallets().next().is_some(),
             };
-            let history = &mut self.history;
             let mut new_version = self.history_version;
-            let outcome = self
-                .db
-                .commit_lifecycle(&commit, |_, missed, version, new| {
-                    history.insert(missed);
-                    let changes = history.insert(new);
-                    new_version = version;
-                    LifecycleChanges::of(history, changes)
-                })
-                .await;
+            let mut folding =
+                Folding { history: &mut self.history, purses: &mut self.purses, version: &mut new_version };
+            let outcome = self.db.commit_lifecycle(&commit, &mut folding).await;
             let (happened, error) = match outcome {
                 Ok(outcome) => outcome,
                 Err(error) => {

@@ -33,6 +33,7 @@ use crate::publish::{publish_owed, sweep};
 use crate::source::{Delivery, Source, SourceError, TopicPartition};
 use crate::store::lease::{Lease, Role};
 use crate::store::{Database, StoreError, home, manifest, timeline};
+use crate::wallet::Purses;
 use crate::window::{Counts, Cut, Position};
 
 #[derive(Debug, thiserror::Error)]
@@ -83,6 +84,7 @@ pub struct Worker {
 
     history: History,
     history_version: i64,
+    purses: Purses,
     homes: Homes,
     telemetry_partitions: i32,
 
@@ -142,6 +144,7 @@ impl Worker {
             progress: None,
             history: History::default(),
             history_version: 0,
+            purses: Purses::default(),
             homes: Homes::default(),
             telemetry_partitions,
             streams: BTreeMap::new(),
@@ -413,10 +416,11 @@ impl Worker {
     /// After a transaction whose outcome is unknown the history may hold events that never were: it is read anew.
     fn forget_history(&mut self) {
         self.history = History::default();
+        self.purses = Purses::default();
         self.history_version = 0;
     }
 
-    /// Sweeps staging and retires what nothing needs.
+    /// Sweeps staging, retires what nothing needs, and lets grants of wallets expire.
     async fn upkeep(&mut self) -> Result<(), WorkerError> {
         let frozen: Vec<(TopicPartition, i64)> =
             self.streams.values().map(|s| (s.lease.partition.clone(), hour_floor(s.lease.frontier))).collect();
@@ -425,6 +429,7 @@ impl Worker {
             manifest::retire_late(self.db.client_ref(), &partition, frozen).await?;
             failpoint::pass("retire.after");
         }
+        self.db.expire_grants().await?;
         if self.last_sweep.elapsed().as_secs() >= self.config.commit.sweep_s {
             let finished = &self.finished_attempts;
             sweep(&self.db, &self.warehouse, &|attempt| finished.contains(attempt)).await?;

@@ -284,6 +284,7 @@ impl Worker {
             quantities: Vec::new(),
             uses: BTreeMap::new(),
             periods: BTreeMap::new(),
+            credit_limits: BTreeMap::new(),
             requests: prepared.requests.clone(),
             finished_requests: prepared.finished_requests.clone(),
             revised: prepared.revised.clone(),
@@ -307,6 +308,7 @@ impl Worker {
         }
         for share in &prepared.shares {
             commit.periods.extend(share.derived.periods.clone());
+            commit.credit_limits.extend(share.derived.credit_limits.clone());
             commit.unrated.extend(share.derived.unrated.clone());
         }
         failpoint::pass(format_args!("stage.{}.after", prepared.kind.name()));

@@ -2,7 +2,7 @@
 //! log time. Everything here depends on `shuffle_seed`, and nothing that is true does.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BTreeSet, BinaryHeap};
 
 use super::event::{Event, EventKind};
 use super::exporter::{Exporter, SLACK_SECONDS};
@@ -18,7 +18,7 @@ use crate::oracle::Oracle;
 pub fn generate(plan: &Plan, sink: &mut dyn FnMut(Record) -> Result<(), FleetError>) -> Result<Outcome, FleetError> {
     plan.check()?;
     let mut tally = Tally::default();
-    let scenario = Scenario::new(plan, &mut tally);
+    let scenario = Scenario::new(plan, &mut tally)?;
     let start_second = plan.start_us / SECOND_US;
     let seconds = i64::from(plan.seconds);
     let mut oracle = Oracle::new(start_second, start_second + seconds + SLACK_SECONDS);
@@ -28,8 +28,15 @@ pub fn generate(plan: &Plan, sink: &mut dyn FnMut(Record) -> Result<(), FleetErr
 
     let mut courier = Courier::new(plan, tally);
     for (number, event) in scenario.events.into_iter().enumerate() {
-        courier.send_event(number, &event)?;
+        let late_s = scenario.late.get(&(event.source.clone(), event.id.clone())).copied().unwrap_or(0);
+        // When a wallet runs dry is decided by what is known when time passes that second, and never again. So what has a say in it
+        // arrives at once: nothing that comes before it is of a later time.
+        let delay_us = (number >= scenario.first_prepaid).then(|| i64::from(late_s) * SECOND_US);
+        courier.send_event(number, &event, delay_us)?;
         oracle.event(event);
+    }
+    for (source, id, second) in courier.grants_counted() {
+        oracle.counts_from(&source, &id, second);
     }
     let mut lines: Vec<Line> = scenario
         .servers
@@ -143,6 +150,19 @@ struct Courier<'a> {
     tally: Tally,
     under_way: BinaryHeap<Reverse<UnderWay>>,
     sent: u64,
+    /// Lifecycle events as they were sent.
+    posts: Vec<Post>,
+}
+
+/// An event on its way. The order of its fields is that of its arrival in a partition.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Post {
+    partition: u32,
+    log_time_us: i64,
+    sent: u64,
+    second: i64,
+    /// Source and id, if it gives a wallet something.
+    grant: Option<(String, String)>,
 }
 
 struct UnderWay {
@@ -155,7 +175,7 @@ const PROMPT_DELAY_US: i64 = 60 * SECOND_US;
 
 impl<'a> Courier<'a> {
     fn new(plan: &'a Plan, tally: Tally) -> Self {
-        Courier { plan, tally, under_way: BinaryHeap::new(), sent: 0 }
+        Courier { plan, tally, under_way: BinaryHeap::new(), sent: 0, posts: Vec::new() }
     }
 
     fn send(&mut self, route: &mut Route, second: i64, message: Message) {
@@ -230,13 +250,16 @@ impl<'a> Courier<'a> {
         self.under_way.push(Reverse(UnderWay { sent: self.sent, record }));
     }
 
-    fn send_event(&mut self, number: usize, event: &Event) -> Result<(), FleetError> {
+    /// `delay_us`: as planned; None: as it happens.
+    fn send_event(&mut self, number: usize, event: &Event, delay_us: Option<i64>) -> Result<(), FleetError> {
         let faults = &self.plan.faults;
         let mut random = Random::new(self.plan.shuffle_seed, random_streams::EVENT_ARRIVAL, number as u64);
         let is_registration =
             matches!(event.kind, EventKind::ServerRegistered { .. } | EventKind::GpuRegistered { .. });
         let mut at_us = event.time_us + random.between(50_000, 3 * SECOND_US);
-        if is_registration && random.chance(faults.rate(Fault::LateRegistration)) {
+        if let Some(delay_us) = delay_us {
+            at_us = event.time_us + delay_us;
+        } else if is_registration && random.chance(faults.rate(Fault::LateRegistration)) {
             at_us = at_us.max(self.plan.start_us) + random.between(60, 3600) * SECOND_US;
             self.tally.add(Fault::LateRegistration);
         } else if random.chance(faults.rate(Fault::VeryLateEvent)) {
@@ -257,12 +280,10 @@ impl<'a> Courier<'a> {
         };
         if random.chance(faults.rate(Fault::RepeatedEvent)) {
             self.tally.add(Fault::RepeatedEvent);
-            self.tally.lifecycle_records += 1;
             let again = at_us + random.between(0, 3600) * SECOND_US;
-            self.push_record(Record { log_time_us: again, ..record.clone() });
+            self.post(event, Record { log_time_us: again, ..record.clone() });
         }
-        self.tally.lifecycle_records += 1;
-        self.push_record(record.clone());
+        self.post(event, record.clone());
         if random.chance(faults.rate(Fault::BadEvent)) {
             let (payload, reason) = some_bad_event(&mut random, number, at_us);
             self.tally.add(Fault::BadEvent);
@@ -272,6 +293,37 @@ impl<'a> Courier<'a> {
             self.push_record(record);
         }
         Ok(())
+    }
+
+    fn post(&mut self, event: &Event, record: Record) {
+        self.tally.lifecycle_records += 1;
+        let (partition, log_time_us) = (record.partition, record.log_time_us);
+        self.push_record(record);
+        self.posts.push(Post {
+            partition,
+            log_time_us,
+            sent: self.sent,
+            second: event.time_us.div_euclid(SECOND_US),
+            grant: matches!(event.kind, EventKind::WalletGranted(_)).then(|| (event.source.clone(), event.id.clone())),
+        });
+    }
+
+    /// The source, the id and the second from which each grant counts: the later of its own time and its partition's just before it.
+    fn grants_counted(&mut self) -> Vec<(String, String, i64)> {
+        self.posts.sort();
+        let mut counted = Vec::new();
+        let mut known = BTreeSet::new();
+        let mut time = (0, i64::MIN);
+        for post in &self.posts {
+            if post.partition != time.0 {
+                time = (post.partition, i64::MIN);
+            }
+            if let Some((source, id)) = post.grant.clone().filter(|grant| known.insert(grant.clone())) {
+                counted.push((source, id, post.second.max(time.1)));
+            }
+            time.1 = time.1.max(post.second.min(post.log_time_us.div_euclid(SECOND_US)));
+        }
+        counted
     }
 
     /// Hands over all that arrives before a time. Whatever is sent later arrives later.

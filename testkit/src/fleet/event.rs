@@ -67,6 +67,45 @@ pub enum EventKind {
     ContractAmended { document: Value },
     #[serde(rename = "gpu.price.changed")]
     PriceChanged { contract: String, charge: String, price: String },
+    #[serde(rename = "gpu.wallet.granted")]
+    WalletGranted(Grant),
+}
+
+/// Money, or a promise of it, for the wallet of a renter in a currency.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Grant {
+    pub renter: String,
+    pub currency: String,
+    pub grant: String,
+    pub amount: String,
+    #[serde(default)]
+    pub kind: GrantKind,
+    /// The lower, the sooner it is used.
+    #[serde(default)]
+    pub priority: i32,
+    /// It is used up to the end of the minute in which this lies.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<String>,
+    #[serde(default)]
+    pub on_expiry: OnExpiry,
+    /// The account, without its currency, that the money comes from.
+    pub source: String,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GrantKind {
+    #[default]
+    Paid,
+    Promotional,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnExpiry {
+    #[default]
+    Income,
+    Back,
 }
 
 /// The charge of a [`SimpleContract`].
@@ -97,6 +136,24 @@ impl SimpleContract {
         });
         EventKind::ContractSigned { document }
     }
+
+    /// The same for a contract that is paid in advance.
+    pub fn signed_prepaid(&self, time_us: i64, prepaid: &Prepaid) -> EventKind {
+        let mut signed = self.signed(time_us);
+        if let EventKind::ContractSigned { document } = &mut signed {
+            document["prepaid"] = json!(prepaid);
+        }
+        signed
+    }
+}
+
+/// What happens in the second in which the wallet runs dry.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "on_exhaustion", rename_all = "lowercase")]
+pub enum Prepaid {
+    Suspend,
+    Grace { grace_s: i64 },
+    Credit { credit_limit: String },
 }
 
 /// Who is at fault for an outage.
@@ -158,6 +215,7 @@ impl Event {
                 document["contract"].as_str().unwrap_or_default()
             }
             EventKind::PriceChanged { contract, .. } => contract,
+            EventKind::WalletGranted(grant) => &grant.renter,
         }
     }
 }

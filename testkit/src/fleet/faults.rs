@@ -59,6 +59,8 @@ pub enum Fault {
     PriceChange,
     /// Per lease: an event that contradicts the others.
     Contradiction,
+    /// Per grant of a wallet: it arrives minutes after its own time, and counts only then.
+    LateGrant,
 
     /// Per server-hour: a stretch of a server's messages is sent again later.
     Redelivery,
@@ -91,7 +93,7 @@ pub enum Fault {
 use Fault::*;
 
 impl Fault {
-    pub const ALL: [Fault; 38] = [
+    pub const ALL: [Fault; 39] = [
         Gap,
         RecordedGap,
         Outage,
@@ -117,6 +119,7 @@ impl Fault {
         Suspension,
         PriceChange,
         Contradiction,
+        LateGrant,
         Redelivery,
         Duplicate,
         Disorder,
@@ -160,6 +163,8 @@ impl Fault {
             Suspension => 0.1,
             PriceChange => 0.5,
             Contradiction => 0.1,
+            // The cast of prepaid renters has one.
+            LateGrant => 0.0,
             Redelivery => 0.1,
             Duplicate => 0.005,
             Disorder => 0.05,
@@ -193,6 +198,7 @@ impl Fault {
             LingeringGpu => 0.5,
             ShortLease => 0.25,
             Suspension | Contradiction => 0.3,
+            LateGrant => 0.15,
             PriceChange => 1.0,
             Redelivery => 0.7,
             Duplicate => 0.03,

@@ -5,7 +5,8 @@
 //!                                                          └▶ arrival (batches, delays, copies) ─▶ records
 //! ```
 //! `seed` decides what is emitted and so what is true; `shuffle_seed`, the partitions and the formats decide only
-//! how it arrives. Two plans that differ in these alone have the same truth.
+//! how it arrives. Two plans that differ in these alone have the same truth, but for money that a wallet is told of too late: it counts
+//! from when it arrives.
 
 mod arrival;
 mod contracts;
@@ -20,6 +21,7 @@ mod random;
 mod reading;
 mod scenario;
 mod time;
+mod wallets;
 
 #[cfg(test)]
 mod tests;
@@ -27,11 +29,14 @@ mod tests;
 use serde::{Deserialize, Serialize};
 
 pub use arrival::generate;
-pub use event::{Event, EventKind, GPU_HOURS, Party, RatingWindow, SimpleContract};
+pub use event::{
+    Event, EventKind, GPU_HOURS, Grant, GrantKind, OnExpiry, Party, Prepaid, RatingWindow, SimpleContract,
+};
 pub use faults::{Fault, Faults, Tally};
 pub use kafka::{Compression, KafkaOptions, write_kafka};
 pub use logs::{LogOptions, LogReader, LogWriter, write_logs, write_truth};
 pub(crate) use time::rfc3339;
+pub use wallets::{CAST_RENTERS, CAST_SERVERS, Wallets};
 
 use crate::oracle::{OracleError, Truth};
 use random::Random;
@@ -61,6 +66,8 @@ pub struct Plan {
     pub faults: Faults,
     #[serde(default)]
     pub contracts: Contracts,
+    #[serde(default)]
+    pub wallets: Wallets,
 }
 
 /// What the renters sign.
@@ -120,6 +127,7 @@ impl Plan {
             lateness_us: 120 * time::SECOND_US,
             faults: Faults::all(),
             contracts: Contracts::Simple,
+            wallets: Wallets::Cast,
         }
     }
 
@@ -140,6 +148,7 @@ impl Plan {
             telemetry_partitions: random.between(1, 5) as u32,
             lifecycle_partitions: 1,
             faults: Faults::frequent(),
+            wallets: Wallets::Nobody,
             ..Plan::demo()
         }
     }
@@ -160,6 +169,17 @@ impl Plan {
             servers: random.between(1, 4) as u32,
             gpus_per_server: random.between(1, 4) as u32,
             contracts: Contracts::Random { time_zone: time_zone.to_owned() },
+            ..Plan::small(seed)
+        }
+    }
+
+    /// A random fleet, most of it leased by renters who pay in advance.
+    pub fn of_wallets(seed: u64) -> Self {
+        let mut random = Random::new(seed, random_streams::PLAN, 3);
+        Plan {
+            servers: random.between(2, 7) as u32,
+            gpus_per_server: random.between(1, 4) as u32,
+            wallets: Wallets::Random,
             ..Plan::small(seed)
         }
     }
@@ -195,6 +215,10 @@ impl Plan {
             "a topic needs at least a partition"
         } else if self.disorder_us < 0 || self.lateness_us < 0 {
             "disorder_us or lateness_us is negative"
+        } else if self.wallets == Wallets::Cast && self.servers <= CAST_SERVERS {
+            "the cast of those who pay in advance needs more than 6 servers"
+        } else if self.wallets != Wallets::Nobody && self.contracts != Contracts::Simple {
+            "those who pay in advance sign simple contracts, and so must the others"
         } else {
             return Ok(());
         };
@@ -287,4 +311,5 @@ mod random_streams {
     pub(crate) const ARRIVAL: u64 = 5;
     pub(crate) const EVENT_ARRIVAL: u64 = 6;
     pub(crate) const IDENTITY: u64 = 7;
+    pub(crate) const WALLETS: u64 = 8;
 }

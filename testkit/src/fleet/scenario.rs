@@ -1,12 +1,16 @@
 //! What the fleet consists of and what happens to it: servers, GPUs, silences, outages, and every lifecycle
 //! event in its own time. Times here are seconds since the start of the plan.
 
+use std::collections::BTreeMap;
+
 use super::contracts::sign_contracts;
 use super::event::{Event, EventKind, GPU_HOURS, Party, RatingWindow, SimpleContract};
 use super::leases::plan_leases;
 use super::random::Random;
 use super::time::SECOND_US;
-use super::{Contracts, Fault, Plan, Tally, random_streams};
+use super::wallets::{self, Wallet};
+use super::{Contracts, Fault, Plan, Tally, Wallets, random_streams};
+use crate::oracle::OracleError;
 
 /// A half-open span of seconds since the start of the plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,10 +61,14 @@ pub(crate) struct Gpu {
 pub(crate) struct Scenario {
     pub(crate) servers: Vec<Server>,
     pub(crate) events: Vec<Event>,
+    /// The events from this one on are about those who pay in advance.
+    pub(crate) first_prepaid: usize,
+    /// By source and id of an event: seconds by which it arrives later than it says.
+    pub(crate) late: BTreeMap<(String, String), u32>,
 }
 
 impl Scenario {
-    pub(crate) fn new(plan: &Plan, tally: &mut Tally) -> Self {
+    pub(crate) fn new(plan: &Plan, tally: &mut Tally) -> Result<Self, OracleError> {
         let mut random = Random::new(plan.seed, random_streams::SCENARIO, 0);
         let first_outage = random.below(12);
         let mut draft = Draft {
@@ -68,7 +76,9 @@ impl Scenario {
             tally,
             random,
             events: Vec::new(),
+            late: BTreeMap::new(),
             contracts: Vec::new(),
+            wallets: Vec::new(),
             ids: [0; SOURCES.len()],
             outages: first_outage,
         };
@@ -77,15 +87,26 @@ impl Scenario {
             Contracts::Random { time_zone } => sign_contracts(&mut draft, time_zone),
         }
         let roles = draft.deal_roles();
-        let servers = roles.into_iter().enumerate().map(|(number, role)| draft.set_up_server(number, role)).collect();
-        Scenario { servers, events: draft.events }
+        let mut servers = Vec::new();
+        let mut roles = roles.into_iter().enumerate();
+        for (number, role) in roles.by_ref().take(draft.first_prepaid()) {
+            servers.push(draft.set_up_server(number, role));
+        }
+        let first_prepaid = draft.events.len();
+        wallets::sign(&mut draft);
+        for (number, role) in roles {
+            servers.push(draft.set_up_server(number, role));
+        }
+        wallets::give(&mut draft)?;
+        Ok(Scenario { servers, events: draft.events, first_prepaid, late: draft.late })
     }
 }
 
 /// Where events come from. Each counts its ids from 0, so that only source and id together tell events apart.
-const SOURCES: [&str; 2] = ["control-plane", "dcim"];
+const SOURCES: [&str; 3] = ["control-plane", "dcim", "payments"];
 const CONTROL_PLANE: usize = 0;
 const DCIM: usize = 1;
+const PAYMENTS: usize = 2;
 
 /// The faults of which a server has at most one.
 const ROLES: [Fault; 4] = [Fault::SilentServer, Fault::FrozenExporter, Fault::FastClock, Fault::FarClock];
@@ -96,8 +117,11 @@ pub(crate) struct Draft<'a> {
     pub(crate) plan: &'a Plan,
     pub(crate) tally: &'a mut Tally,
     pub(crate) random: Random,
+    /// Those under which servers are leased.
     pub(crate) contracts: Vec<String>,
-    events: Vec<Event>,
+    pub(crate) wallets: Vec<Wallet>,
+    pub(crate) events: Vec<Event>,
+    pub(crate) late: BTreeMap<(String, String), u32>,
     ids: [u64; SOURCES.len()],
     outages: u64,
 }
@@ -105,6 +129,11 @@ pub(crate) struct Draft<'a> {
 impl Draft<'_> {
     pub(crate) fn seconds(&self) -> i64 {
         i64::from(self.plan.seconds)
+    }
+
+    /// The first of the servers whose renters pay in advance, which are the last ones.
+    fn first_prepaid(&self) -> usize {
+        (self.plan.servers - self.plan.wallets.servers(self.plan.servers)) as usize
     }
 
     pub(crate) fn happens(&mut self, fault: Fault) -> bool {
@@ -116,7 +145,7 @@ impl Draft<'_> {
     }
 
     /// How often a fault with an hourly rate happens within the plan.
-    fn times_in_plan(&mut self, fault: Fault) -> u64 {
+    pub(crate) fn times_in_plan(&mut self, fault: Fault) -> u64 {
         let hours = f64::from(self.plan.seconds) / 3600.0;
         self.random.times(self.plan.faults.rate(fault) * hours)
     }
@@ -132,6 +161,7 @@ impl Draft<'_> {
             | EventKind::OutageOpened { .. }
             | EventKind::OutageClosed { .. }
             | EventKind::OutageFaulted { .. } => DCIM,
+            EventKind::WalletGranted(_) => PAYMENTS,
             _ => CONTROL_PLANE,
         };
         self.ids[source] += 1;
@@ -250,7 +280,12 @@ impl Draft<'_> {
         self.maintain(&mut server);
         self.cut_off(&mut server);
         let is_leased_whole = has_silent_gpu || role == Some(Fault::SilentServer);
-        plan_leases(self, &server.name, slots, is_leased_whole);
+        match number.checked_sub(self.first_prepaid()) {
+            Some(place) if self.plan.wallets == Wallets::Cast => {
+                wallets::lease_to_cast(self, place, &server.name, slots);
+            }
+            _ => plan_leases(self, &server.name, slots, is_leased_whole),
+        }
         server
     }
 
@@ -358,13 +393,16 @@ impl Draft<'_> {
             _ if party.is_some() => (PARTIES[(self.outages as usize + 1) % 3], party),
             _ => (None, None),
         };
+        // Whose fault it was says what it burns, and a second that has passed is not judged again: here it is known at once.
+        let is_judged_later = self.plan.wallets == Wallets::Nobody;
+        let at_closing = at_closing.filter(|_| is_judged_later);
         let outage = format!("outage-{server}-{}", span.from);
         self.record(
             span.from,
             EventKind::OutageOpened { outage: outage.clone(), server: server.to_owned(), slots, fault: at_opening },
         );
         self.record(span.to, EventKind::OutageClosed { outage: outage.clone(), fault: at_closing });
-        if self.happens(Fault::LateFault) {
+        if is_judged_later && self.happens(Fault::LateFault) {
             let fault = self.random.pick(&[Party::Supplier, Party::Platform, Party::Renter]);
             let named = span.to + self.random.between(1, 600);
             self.record(named, EventKind::OutageFaulted { outage, fault });

@@ -1,8 +1,10 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use hydrometer_rating::classes::{ClassSeconds, Masks};
+use hydrometer_rating::exhaustion::{Purse, Transition};
 use hydrometer_rating::history::{History, Span};
 use hydrometer_rating::quantities::{Evidence, quantities};
+use hydrometer_schemas::lifecycle::{self, WalletKey};
 
 use super::*;
 use crate::oracle::Oracle;
@@ -82,18 +84,32 @@ fn without_faults_all_is_plain() {
 /// comes to the same truth.
 #[test]
 fn the_messages_say_what_the_oracle_noted() {
-    for seed in 0..12 {
-        let plan = Plan::small(seed);
+    let plans =
+        (0..12).flat_map(|seed| [Plan::small(seed), Plan::of_wallets(seed), Plan::of_wallets(seed).shuffled(1)]);
+    let mut late = 0;
+    for plan in plans {
         let (records, outcome) = run(&plan);
         let start = plan.start_us / time::SECOND_US;
-        let mut oracle = Oracle::new(start - 60, start + i64::from(plan.seconds) + 600);
+        let mut oracle = Oracle::new(start - 60, start + i64::from(plan.seconds) + exporter::SLACK_SECONDS);
         let mut quarantine: BTreeMap<String, u64> = BTreeMap::new();
+        let mut lifecycle_time: BTreeMap<u32, i64> = BTreeMap::new();
+        let mut known = BTreeSet::new();
         let mut sound = 0;
         for record in &records {
             let mut reason = None;
             if record.topic == Topic::Lifecycle {
                 match decode_event(&record.payload) {
-                    Ok(event) => oracle.event(event),
+                    Ok(event) => {
+                        let second = event.time_us.div_euclid(time::SECOND_US);
+                        let passed = lifecycle_time.entry(record.partition).or_insert(i64::MIN);
+                        let is_new = known.insert((event.source.clone(), event.id.clone()));
+                        if is_new && matches!(event.kind, EventKind::WalletGranted(_)) && *passed > second {
+                            oracle.counts_from(&event.source, &event.id, *passed);
+                            late += 1;
+                        }
+                        *passed = second.min(record.log_time_us.div_euclid(time::SECOND_US)).max(*passed);
+                        oracle.event(event);
+                    }
                     Err(bad) => reason = Some(bad),
                 }
             } else {
@@ -120,6 +136,7 @@ fn the_messages_say_what_the_oracle_noted() {
         };
         assert_eq!(truth, outcome.truth);
     }
+    assert!(late > 5, "{late} grants came late");
 }
 
 /// What was said of a GPU on a server, as the rating hears of it.
@@ -146,18 +163,67 @@ impl Evidence for Heard<'_> {
     }
 }
 
-/// The two ways of counting, a second at a time and a mask at a time, agree on every lease, slot, GPU and hour of random fleets.
+/// When wallets ran dry and were restored, and when credits were used up, in seconds.
+type Dry = BTreeMap<(String, String), (Vec<(i64, i64)>, Vec<i64>)>;
+
+/// Lets the rating find out when wallets run dry, and records it in the history.
+fn let_time_pass(history: &mut History, until: i64) -> Dry {
+    let wallets: Vec<WalletKey> = history.burned_wallets().cloned().collect();
+    let mut dry = Dry::new();
+    for wallet in wallets {
+        if let Some(mut purse) = Purse::begin(history, &wallet) {
+            while let Some(Transition { at, kind }) = purse.next(history, 0, until).unwrap() {
+                let (source, id) = ("wallets".to_owned(), format!("{wallet:?} {} {at}", kind.name()));
+                let key = lifecycle::EventKey { time: at, rank: kind.rank(), source, id };
+                history.insert([lifecycle::Event { key, kind }]);
+            }
+        }
+        let Some(found) = history.wallet(&wallet) else { continue };
+        let spans = found.dry.iter().map(|dry| (dry.span.from, dry.span.to)).collect();
+        let mut reached: Vec<i64> = found.credit_reached.values().flatten().copied().collect();
+        reached.sort_unstable();
+        dry.insert((wallet.renter, wallet.currency), (spans, reached));
+    }
+    dry.retain(|_, (spans, _)| !spans.is_empty());
+    dry
+}
+
+/// The same by the oracle.
+fn dry_by_oracle(outcome: &Outcome) -> Dry {
+    let wallets = outcome.truth.wallets.iter().filter(|wallet| !wallet.dry.is_empty());
+    let spans = |wallet: &crate::oracle::WalletTruth| {
+        let all = wallet.dry.iter();
+        all.map(|dry| (dry.exhausted, dry.restored.unwrap_or(hydrometer_schemas::time::FOREVER))).collect()
+    };
+    let reached = |wallet: &crate::oracle::WalletTruth| {
+        let mut all: Vec<i64> = wallet.dry.iter().flat_map(|dry| dry.credit_reached.values().copied()).collect();
+        all.sort_unstable();
+        all
+    };
+    wallets.map(|it| ((it.renter.clone(), it.currency.clone()), (spans(it), reached(it)))).collect()
+}
+
+/// The two ways of counting, a second at a time and a mask at a time, agree on every lease, slot, GPU and hour of random fleets, and on
+/// every second in which a wallet runs dry.
 #[test]
 fn the_rating_counts_what_the_oracle_counts() {
-    let mut maintained = 0;
-    for seed in 0..16 {
-        let plan = Plan::small(seed);
+    let (mut maintained, mut ran_dry, mut reached) = (0, 0, 0);
+    let plans = (0..16).map(Plan::small).chain((0..20).map(Plan::of_wallets));
+    for plan in plans {
+        let seed = plan.seed;
         let (records, outcome) = run(&plan);
         let mut history = History::default();
+        let mut lifecycle_time: BTreeMap<u32, i64> = BTreeMap::new();
         let mut masks: BTreeMap<(String, String, i64), Masks> = BTreeMap::new();
         for record in &records {
             if record.topic == Topic::Lifecycle {
-                history.insert(hydrometer_schemas::lifecycle::Event::parse(&record.payload));
+                let Ok(mut event) = lifecycle::Event::parse(&record.payload) else { continue };
+                let passed = lifecycle_time.entry(record.partition).or_insert(0);
+                if let lifecycle::Kind::WalletGranted(grant) = &mut event.kind {
+                    grant.counts_from = Some(event.key.time.max(*passed));
+                }
+                *passed = event.key.time.min(record.log_time_us.div_euclid(time::SECOND_US)).max(*passed);
+                history.insert([event]);
                 continue;
             }
             for reading in decode(&record.payload) {
@@ -168,6 +234,10 @@ fn the_rating_counts_what_the_oracle_counts() {
                 noted.busy |= u64::from(is_busy) << second.rem_euclid(60);
             }
         }
+        let dry = let_time_pass(&mut history, plan.end_us() / time::SECOND_US + 90);
+        ran_dry += dry.values().map(|(spans, _)| spans.len()).sum::<usize>();
+        reached += dry.values().map(|(_, reached)| reached.len()).sum::<usize>();
+        assert_eq!(dry, dry_by_oracle(&outcome), "seed {seed}, {:?}", plan.wallets);
         let mut counted: BTreeMap<(String, u32, Option<String>, i64), ClassSeconds> = BTreeMap::new();
         for server in history.servers() {
             let evidence = Heard { server: &server.server, masks: &masks };
@@ -193,10 +263,10 @@ fn the_rating_counts_what_the_oracle_counts() {
             let all = [it.used, it.idle, it.unknown, it.down, it.suspended, it.maintenance, it.billed, it.paid];
             (row, all.map(|seconds| seconds as u64))
         });
-        assert_eq!(found.collect::<BTreeMap<_, _>>(), expected.collect(), "seed {seed}");
+        assert_eq!(found.collect::<BTreeMap<_, _>>(), expected.collect(), "seed {seed}, {:?}", plan.wallets);
         maintained += outcome.truth.seconds.iter().map(|it| it.maintenance).sum::<u64>();
     }
-    assert!(maintained > 0);
+    assert!(maintained > 0 && ran_dry > 50 && reached > 3, "{maintained} {ran_dry} {reached}");
 }
 
 fn decode_event(payload: &[u8]) -> Result<Event, &'static str> {

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::OracleError;
-use crate::fleet::{Event, EventKind, Party};
+use crate::fleet::{Event, EventKind, Grant, GrantKind, OnExpiry, Party, Prepaid};
 
 /// An event that contradicts the others, and why.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,6 +21,8 @@ pub(super) struct History {
     pub(super) servers: BTreeMap<String, Server>,
     pub(super) leases: Vec<Lease>,
     pub(super) contracts: BTreeMap<String, Contract>,
+    /// In the order of their events.
+    pub(super) grants: Vec<Given>,
     pub(super) refused: Vec<Refusal>,
 }
 
@@ -67,7 +69,28 @@ pub(super) struct Contract {
     pub(super) versions: Vec<Value>,
     /// Price per GPU-hour in 10⁻¹², from a second on, in order.
     prices_e12: Vec<(i64, i128)>,
+    pub(super) prepaid: Option<Prepaid>,
+    pub(super) credit_limit_e9: i128,
 }
+
+/// What a wallet was given.
+#[derive(Clone)]
+pub(super) struct Given {
+    /// Renter and currency.
+    pub(super) wallet: (String, String),
+    pub(super) kind: GrantKind,
+    pub(super) priority: i32,
+    /// From the second in which it counts to the end of the minute in which it expires.
+    pub(super) from: i64,
+    pub(super) to: Option<i64>,
+    pub(super) on_expiry: OnExpiry,
+    pub(super) source: String,
+    pub(super) amount_e9: i128,
+    pub(super) left_e9: i128,
+}
+
+/// By source and id of an event: the second from which it counts, where that is not its own.
+pub(super) type CountsFrom = BTreeMap<(String, String), i64>;
 
 impl Server {
     pub(super) fn seated(&self, slot: u32, second: i64) -> Option<&str> {
@@ -103,6 +126,15 @@ impl Server {
         (announced, sudden)
     }
 
+    /// Whether a slot is billed by what is on record, were its GPU heard.
+    pub(super) fn is_billed_on_record(&self, slot: u32, second: i64) -> bool {
+        match (self.worked_on(second), self.outage(slot, second)) {
+            ((false, false), Some(fault)) => fault == Some(Party::Renter),
+            ((false, false), None) => true,
+            _ => false,
+        }
+    }
+
     pub(super) fn is_unreachable(&self, second: i64) -> bool {
         self.unreachable.iter().any(|&(from, to)| within(from, to, second))
     }
@@ -128,6 +160,49 @@ impl Contract {
         let mut versions = self.prices_e12.iter().rev();
         versions.find(|(from, _)| *from <= second).map_or(0, |(_, price)| *price)
     }
+
+    /// Renter and currency.
+    pub(super) fn wallet(&self) -> (String, String) {
+        (self.renter.clone(), self.currency.clone())
+    }
+
+    /// Of a GPU; whole where [`Contract::check_prepaid`] has nothing to say.
+    pub(super) fn price_of_second_e9(&self, second: i64) -> i128 {
+        self.price(second) / PRICE_OF_SECOND
+    }
+
+    /// A second that costs a fraction of 10⁻⁹ would leave in doubt in which second the wallet runs dry.
+    pub(super) fn check_prepaid(&self, name: &str) -> Result<(), OracleError> {
+        match self.prices_e12.iter().find(|(_, price)| price % PRICE_OF_SECOND != 0) {
+            Some((_, price)) => Err(OracleError::Fraction { contract: name.to_owned(), price_e12: *price }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// From 10⁻¹² an hour to 10⁻⁹ a second.
+const PRICE_OF_SECOND: i128 = 3600 * 1000;
+
+impl Given {
+    fn of(grant: Grant, from: i64) -> Result<Self, OracleError> {
+        let amount_e9 = decimal(&grant.amount, 9)?;
+        let ends = |at: i64| at + (-at).rem_euclid(60);
+        Ok(Given {
+            wallet: (grant.renter, grant.currency),
+            kind: grant.kind,
+            priority: grant.priority,
+            from,
+            to: grant.expires.as_deref().and_then(instant).map(ends),
+            on_expiry: grant.on_expiry,
+            source: grant.source,
+            amount_e9,
+            left_e9: amount_e9,
+        })
+    }
+
+    pub(super) fn is_usable(&self, second: i64) -> bool {
+        within(self.from, self.to, second)
+    }
 }
 
 fn within(from: i64, to: Option<i64>, second: i64) -> bool {
@@ -135,7 +210,7 @@ fn within(from: i64, to: Option<i64>, second: i64) -> bool {
 }
 
 impl History {
-    pub(super) fn of(mut events: Vec<Event>) -> Result<Self, OracleError> {
+    pub(super) fn of(mut events: Vec<Event>, counts_from: &CountsFrom) -> Result<Self, OracleError> {
         events.sort_by_key(|event| {
             let Event { source, id, .. } = event;
             (second_of(event), rank(event), source.clone(), id.clone())
@@ -143,10 +218,12 @@ impl History {
         let mut history = History::default();
         let mut known = BTreeSet::new();
         for event in events {
-            if !known.insert((event.source.clone(), event.id.clone())) {
+            let identity = (event.source.clone(), event.id.clone());
+            let second = counts_from.get(&identity).copied().unwrap_or(second_of(&event));
+            if !known.insert(identity) {
                 continue;
             }
-            if let Err(reason) = history.apply(second_of(&event), event.kind)? {
+            if let Err(reason) = history.apply(second, event.kind)? {
                 history.refused.push(Refusal { source: event.source, id: event.id, reason: reason.to_owned() });
             }
         }
@@ -169,6 +246,8 @@ impl History {
                     share_e6: simple("/suppliers/0/share_percent", 6)?,
                     versions: vec![document.clone()],
                     prices_e12: vec![(second, price)],
+                    prepaid: document.get("prepaid").and_then(|it| serde_json::from_value(it.clone()).ok()),
+                    credit_limit_e9: simple("/prepaid/credit_limit", 9)?,
                 };
                 match self.contracts.get(text("/contract")) {
                     Some(_) => Err("the contract is in force"),
@@ -202,6 +281,10 @@ impl History {
                     }
                     None => Err("no such contract"),
                 }
+            }
+            EventKind::WalletGranted(grant) => {
+                self.grants.push(Given::of(grant, second)?);
+                Ok(())
             }
             EventKind::ServerUnreachable { server } => self.on_server(&server, |server| {
                 match server.unreachable.last() {
@@ -421,6 +504,7 @@ fn rank(event: &Event) -> u8 {
         EventKind::ContractSigned { .. } => 15,
         EventKind::ContractAmended { .. } => 16,
         EventKind::PriceChanged { .. } => 17,
+        EventKind::WalletGranted(_) => 18,
     }
 }
 
