@@ -165,13 +165,11 @@ fn sums_by_sql(deployment: &Deployment) -> (Sums, Sums) {
 
 async fn ledger_balances(deployment: &Deployment) -> Sums {
     let balances = ledger::balances(deployment.database().await.client_ref(), "", AsOf::Now).await.unwrap();
-    let net = |account: &str, debits: i128, credits: i128| {
-        // A renter's account is debited with what is owed to us; the others are credited with what they get.
-        if account.starts_with("renter:") { debits - credits } else { credits - debits }
-    };
+    // A renter's account is debited with what is owed to us; the others are credited with what they get.
+    let owed = |account: &str, net: i128| if account.starts_with("renter:") { net } else { -net };
     let sums = balances.into_iter().map(|balance| {
         let name = balance.account.spec.name.clone();
-        let amount = net(&name, balance.debits.nanos(), balance.credits.nanos());
+        let amount = owed(&name, balance.net.nanos());
         (name, amount)
     });
     without_zeros(&sums.collect())

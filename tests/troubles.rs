@@ -199,6 +199,7 @@ fn a_bad_configuration() {
         (format!("{good}[windows]\nvouches_for_s = 0\n"), &["windows.vouches_for_s must be 1 to 3600"]),
         (format!("{good}[source]\nkind = \"pipe\"\n"), &["line 6", "pipe", example]),
         (format!("{good}[source]\nbatch_records = 0\n"), &["source.batch_records must be 1 to 1000000"]),
+        (format!("{good}[events]\ntopic = \"gpu.lifecycle\"\n"), &["events.topic must differ"]),
         ("[warehouse]\nurl = \"w\"\n".into(), &["database.url is missing", "HYDROMETER_DATABASE_URL"]),
         ("[database]\nurl = \"x\"\n".into(), &["warehouse.url is missing", "s3://bucket/prefix"]),
         ("[database\n".into(), &["line 1", example]),

@@ -95,6 +95,7 @@ fn transaction(contract: u32, hour: Second) -> Transaction {
         effective_at: chrono::DateTime::from_timestamp(hour, 0).unwrap_or_default(),
         description: format!("gpu_hours of contract {contract}"),
         corrects: None,
+        reverses: None,
         metadata: serde_json::json!({ "contract": contract, "hour_s": hour }),
         transfers: vec![
             transfer(

@@ -11,7 +11,7 @@ use hydrometer_pipeline::store::{self, Database};
 use hydrometer_pipeline::worker::{Progress, Summary};
 use hydrometer_schemas::time::{MICROS_PER_SECOND, hour_ceil, show_second};
 use hydrometer_sinks::Warehouse;
-use hydrometer_testkit::fleet::{self, LogOptions, Outcome, Plan};
+use hydrometer_testkit::fleet::{self, CAST_RENTERS, CAST_SERVERS, LogOptions, Outcome, Plan, Wallets};
 use hydrometer_testkit::services::kafka::{PrivateKafka, Topic};
 use tokio::sync::oneshot;
 
@@ -37,7 +37,7 @@ pub struct DemoArgs {
     /// The fleet's seed: the same seed gives the same fleet and the same truth.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// How many servers of 8 GPUs.
+    /// How many servers of 8 GPUs; the last six are leased by renters who pay in advance, where there are more.
     #[arg(long, default_value_t = 125, value_parser = clap::value_parser!(u32).range(1..=2000))]
     servers: u32,
     /// Hours of event time.
@@ -73,7 +73,8 @@ pub fn default_dir() -> PathBuf {
 }
 
 fn plan(seed: u64, servers: u32, hours: u32) -> Plan {
-    Plan { seed, shuffle_seed: seed, servers, seconds: hours * 3_600, ..Plan::demo() }
+    let wallets = if servers > CAST_SERVERS { Wallets::Cast } else { Wallets::Nobody };
+    Plan { seed, shuffle_seed: seed, servers, seconds: hours * 3_600, wallets, ..Plan::demo() }
 }
 
 pub fn simulate(args: SimulateArgs) -> Result<u8, CliError> {
@@ -103,8 +104,12 @@ pub async fn run(args: DemoArgs) -> Result<u8, CliError> {
     let began = Instant::now();
     let plan = plan(args.seed, args.servers, args.hours);
     plan.check().map_err(CliError::failed)?;
+    let in_advance = match plan.wallets {
+        Wallets::Nobody => String::new(),
+        _ => format!(" and {CAST_RENTERS} who pay in advance"),
+    };
     println!(
-        "A fleet of {} GPUs in {} servers, {} h of event time from {}, {} renters, {} suppliers, every fault we know of.",
+        "A fleet of {} GPUs in {} servers, {} h of event time from {}, {} renters{in_advance}, {} suppliers, every fault we know of.",
         show::count(u64::from(plan.servers * plan.gpus_per_server)),
         plan.servers,
         args.hours,
@@ -326,9 +331,28 @@ fn report(summary: &Summary, elapsed: Duration, found: &Found) {
             println!("{name:<24} {:>24}", format!("{} {currency}", show::amount(value)));
         }
     }
+    tell_wallets(found);
     println!("{:<24} {:>24}", "quarantined messages", show::count(found.quarantine.values().sum::<u64>()));
     for (reason, messages) in &found.quarantine {
         println!("  {reason:<22} {:>24}", show::count(*messages));
+    }
+}
+
+/// Who ran dry, and when.
+fn tell_wallets(found: &Found) {
+    for (wallet, news) in &found.wallets {
+        let (renter, currency) = wallet;
+        let mut seconds = news.iter();
+        while let Some((exhausted, _)) = seconds.find(|(_, what)| what == "exhausted") {
+            let restored = seconds.clone().find(|(_, what)| what == "restored");
+            let until = match restored {
+                Some((second, _)) => format!("could pay again {} s later", second - exhausted),
+                None => "could never pay again".to_owned(),
+            };
+            println!("{renter}'s wallet in {currency} ran dry at {} and {until}", show_second(*exhausted));
+        }
+        let suspended = found.suspended.get(wallet).copied().unwrap_or(0);
+        println!("  its leases were suspended for {} GPU-s", show::count(suspended.unsigned_abs()));
     }
 }
 
@@ -337,10 +361,12 @@ fn tell_proof(proof: &Proof, outcome: &Outcome) {
     if proof.differences.is_empty() {
         println!(
             "PROVEN against the oracle: {} lease hours with {} leased seconds, each second in its class; {} amounts and balances to \
-             the ninth decimal; metered minutes, leakage and quarantine as emitted ({} readings counted).",
+             the ninth decimal; {} times that wallets ran dry, used up a credit or could pay again, to the second; metered minutes, \
+             leakage and quarantine as emitted ({} readings counted).",
             show::count(proof.lease_hours as u64),
             show::count(proof.seconds),
             show::count(proof.amounts as u64),
+            show::count(proof.wallet_news as u64),
             show::count(outcome.truth.readings_counted)
         );
         return;

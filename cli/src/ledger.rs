@@ -1,20 +1,31 @@
-//! `ledger`: accounts, balances now and as of either time, transfers, one transaction, the trial balance.
+//! `ledger`: what the book holds, now and at other times, as statements and journals; and postings by hand.
 
-use chrono::{DateTime, SecondsFormat, Utc};
-use clap::{Args, Subcommand, ValueEnum};
-use hydrometer_audit::explain::read_time;
-use hydrometer_ledger::{self as ledger, Amount, AsOf, Balance, TransactionId};
+mod anchor;
+mod book;
+mod hand;
+mod hold;
+mod journal;
+mod limit;
+mod moment;
+mod statement;
+
+use clap::{Args, Subcommand};
+use hydrometer_ledger::{LedgerError, TransactionId};
 use hydrometer_pipeline::store::Database;
-use tokio_postgres::Client;
+use tokio_postgres::{Client, IsolationLevel};
 
-use crate::table::{Format, Kind, Rows};
+use crate::table::Format;
 use crate::{CliError, Connection};
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     hydrometer ledger trial-balance\n  \
     hydrometer ledger balances renter: --as-of 2026-03-01T11:00 --by effective\n  \
-    hydrometer ledger transfers supplier:sup-1:payable:USD --limit 5")]
+    hydrometer ledger transfers supplier:sup-1:payable:USD --limit 5\n  \
+    hydrometer ledger statement renter:acme:unbilled:USD --from 2026-03-01 --to 2026-04-01\n  \
+    hydrometer ledger journal --format hledger > book.journal && hledger -f book.journal balance\n  \
+    hydrometer ledger transfer bank:main:cash:USD renter:acme:receivable:USD 120.50 \\\n      \
+        --key wire-8812 --why 'paid by wire' --who kim")]
 pub struct LedgerArgs {
     #[command(subcommand)]
     command: LedgerCommand,
@@ -30,13 +41,13 @@ enum LedgerCommand {
         #[arg(long, value_enum, default_value_t)]
         format: Format,
     },
-    /// Balances, positive on the side on which an account grows
+    /// Balances, positive on the side on which an account grows; now also what is held and what is available
     Balances {
         /// Only accounts whose names start with this
         #[arg(default_value = "")]
         prefix: String,
         #[command(flatten)]
-        at: Moment,
+        at: moment::Moment,
         #[arg(long, value_enum, default_value_t)]
         format: Format,
     },
@@ -59,201 +70,97 @@ enum LedgerCommand {
     /// All balances by currency; exit status 1 when debits and credits differ
     TrialBalance {
         #[command(flatten)]
-        at: Moment,
+        at: moment::Moment,
         #[arg(long, value_enum, default_value_t)]
         format: Format,
     },
-}
-
-#[derive(Debug, Args)]
-struct Moment {
-    /// As the book was at this time (RFC 3339; without it, now)
-    #[arg(long, value_name = "TIME")]
-    as_of: Option<String>,
-    /// Whether the time is when something counts, or when it was booked
-    #[arg(long, value_enum, default_value_t, requires = "as_of")]
-    by: By,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
-enum By {
-    #[default]
-    Effective,
-    Booked,
-}
-
-impl Moment {
-    fn read(&self) -> Result<AsOf, CliError> {
-        let Some(text) = &self.as_of else { return Ok(AsOf::Now) };
-        let time: DateTime<Utc> = DateTime::parse_from_rfc3339(text)
-            .map(|time| time.with_timezone(&Utc))
-            .ok()
-            .or_else(|| DateTime::from_timestamp(read_time(text)?, 0))
-            .ok_or_else(|| CliError::usage(format!("{text:?} is no time; write it like 2026-03-01T10:20:30Z")))?;
-        Ok(match self.by {
-            By::Effective => AsOf::Effective(time),
-            By::Booked => AsOf::Booked(time),
-        })
-    }
+    /// An account from one time to another: opening, lines, closing
+    Statement(statement::StatementArgs),
+    /// Everything that was posted, for other programs
+    Journal(journal::JournalArgs),
+    /// Open an account; one that is there already stays as it is
+    Open(hand::OpenArgs),
+    /// Post one transfer by hand; the same key again posts nothing more
+    Transfer(hand::TransferArgs),
+    /// Take back a transaction, whole or in part; the same key again posts nothing more
+    Reverse(hand::ReverseArgs),
+    /// Amounts set aside: list, place, capture, void, expire
+    Hold(hold::HoldArgs),
+    /// How far an account may be overdrawn: show, set
+    Limit(limit::LimitArgs),
+    /// How far the hash chain and its anchors are
+    Chain(anchor::ChainArgs),
+    /// Write down what the chain has reached
+    Anchor(anchor::AnchorArgs),
 }
 
 pub async fn run(args: LedgerArgs, connection: &Connection) -> Result<u8, CliError> {
     let open = async || Database::connect(&connection.database_url).await.map_err(CliError::failed);
     match args.command {
-        LedgerCommand::Accounts { prefix, format } => accounts(open().await?.client_ref(), &prefix, format).await,
+        LedgerCommand::Accounts { prefix, format } => book::accounts(open().await?.client_ref(), &prefix, format).await,
         LedgerCommand::Balances { prefix, at, format } => {
             let at = at.read()?;
-            balances(open().await?.client_ref(), &prefix, at, format).await
+            book::balances(open().await?.client_ref(), &prefix, at, format).await
         }
         LedgerCommand::Transfers { account, limit, format } => {
-            transfers(open().await?.client_ref(), account.as_deref(), limit, format).await
+            book::transfers(open().await?.client_ref(), account.as_deref(), limit, format).await
         }
         LedgerCommand::Transaction { id, format } => {
-            let id = TransactionId(
-                id.parse().map_err(|_| CliError::usage(format!("{id:?} is no transaction's id (a UUID)")))?,
-            );
-            transaction(open().await?.client_ref(), id, format).await
+            let id = read_id(&id)?;
+            book::transaction(open().await?.client_ref(), id, format).await
         }
         LedgerCommand::TrialBalance { at, format } => {
             let at = at.read()?;
-            trial_balance(open().await?.client_ref(), at, format).await
+            book::trial_balance(open().await?.client_ref(), at, format).await
         }
+        LedgerCommand::Statement(args) => statement::run(args, open().await?.client()).await,
+        LedgerCommand::Journal(args) => journal::run(args, open().await?.client()).await,
+        LedgerCommand::Open(args) => hand::open(args, open().await?.client()).await,
+        LedgerCommand::Transfer(args) => hand::transfer(args, open().await?.client()).await,
+        LedgerCommand::Reverse(args) => hand::reverse(args, open().await?.client()).await,
+        LedgerCommand::Hold(args) => hold::run(args, open().await?.client()).await,
+        LedgerCommand::Limit(args) => limit::run(args, open().await?.client()).await,
+        LedgerCommand::Chain(args) => anchor::chain(args, &open().await?).await,
+        LedgerCommand::Anchor(args) => anchor::anchor(args, &open().await?).await,
     }
 }
 
-async fn accounts(client: &Client, prefix: &str, format: Format) -> Result<u8, CliError> {
-    let mut rows = Rows::new(&[
-        ("account", Kind::Text),
-        ("type", Kind::Text),
-        ("party", Kind::Text),
-        ("purpose", Kind::Text),
-        ("currency", Kind::Text),
-    ]);
-    for account in ledger::accounts(client, prefix).await.map_err(CliError::failed)? {
-        let spec = account.spec;
-        rows.push([spec.name, spec.kind.to_string(), spec.party, spec.purpose, spec.currency]);
-    }
-    rows.print(format)?;
-    Ok(0)
+fn read_id(text: &str) -> Result<TransactionId, CliError> {
+    let id = text.parse().map_err(|_| CliError::usage(format!("{text:?} is no transaction's id (a UUID)")))?;
+    Ok(TransactionId(id))
 }
 
-const BALANCE_COLUMNS: [(&str, Kind); 6] = [
-    ("account", Kind::Text),
-    ("type", Kind::Text),
-    ("debits", Kind::Decimal),
-    ("credits", Kind::Decimal),
-    ("balance", Kind::Decimal),
-    ("currency", Kind::Text),
-];
-
-fn balance_row(balance: &Balance) -> [String; 6] {
-    let spec = &balance.account.spec;
-    [
-        spec.name.clone(),
-        spec.kind.to_string(),
-        balance.debits.to_string(),
-        balance.credits.to_string(),
-        balance.natural().map(|amount| amount.to_string()).unwrap_or_default(),
-        spec.currency.clone(),
-    ]
+/// One moment for all that is read in it.
+async fn snapshot(client: &mut Client) -> Result<tokio_postgres::Transaction<'_>, CliError> {
+    let builder = client.build_transaction().isolation_level(IsolationLevel::RepeatableRead).read_only(true);
+    builder.start().await.map_err(CliError::failed)
 }
 
-async fn balances(client: &Client, prefix: &str, at: AsOf, format: Format) -> Result<u8, CliError> {
-    let mut rows = Rows::new(&BALANCE_COLUMNS);
-    for balance in ledger::balances(client, prefix, at).await.map_err(CliError::failed)? {
-        rows.push(balance_row(&balance));
-    }
-    rows.print(format)?;
-    Ok(0)
+async fn committed(tx: tokio_postgres::Transaction<'_>) -> Result<(), CliError> {
+    let hint = "whether it was posted is not known. Hint: the same command again does it once";
+    tx.commit().await.map_err(|error| CliError::failed(format!("committing failed: {error}; {hint}")))
 }
 
-async fn trial_balance(client: &Client, at: AsOf, format: Format) -> Result<u8, CliError> {
-    let mut rows = Rows::new(&BALANCE_COLUMNS);
-    let mut balanced = true;
-    for currency in ledger::trial_balance(client, at).await.map_err(CliError::failed)? {
-        for balance in &currency.balances {
-            rows.push(balance_row(balance));
+fn unknown_account(name: &str) -> u8 {
+    eprintln!("the ledger has no account {name}. Hint: `hydrometer ledger accounts` lists them");
+    1
+}
+
+fn unknown_transaction(id: TransactionId) -> u8 {
+    eprintln!("the ledger has no transaction {id}. Hint: `hydrometer ledger transfers` shows the latest");
+    1
+}
+
+/// What the ledger refuses is an answer; what it could not do is a failure.
+fn answer(error: LedgerError) -> Result<u8, CliError> {
+    match error {
+        LedgerError::Invalid { .. }
+        | LedgerError::Conflict(_)
+        | LedgerError::Refused(_)
+        | LedgerError::Rejected { .. } => {
+            eprintln!("{error}");
+            Ok(1)
         }
-        balanced &= currency.is_balanced();
-        let difference = currency.debits.checked_sub(currency.credits).unwrap_or(Amount::ZERO);
-        rows.push([
-            "total".to_owned(),
-            if currency.is_balanced() { "balanced" } else { "NOT BALANCED" }.to_owned(),
-            currency.debits.to_string(),
-            currency.credits.to_string(),
-            difference.to_string(),
-            currency.currency.clone(),
-        ]);
+        error => Err(CliError::failed(error)),
     }
-    rows.print(format)?;
-    Ok(if balanced { 0 } else { 1 })
-}
-
-async fn transfers(client: &Client, account: Option<&str>, limit: u32, format: Format) -> Result<u8, CliError> {
-    if let Some(name) = account {
-        let known = ledger::accounts(client, name).await.map_err(CliError::failed)?;
-        if !known.iter().any(|a| a.spec.name == name) {
-            eprintln!("the ledger has no account {name}. Hint: `hydrometer ledger accounts` lists them");
-            return Ok(1);
-        }
-    }
-    let mut rows = Rows::new(&[
-        ("booked_at", Kind::Text),
-        ("effective_at", Kind::Text),
-        ("kind", Kind::Text),
-        ("debit", Kind::Text),
-        ("credit", Kind::Text),
-        ("amount", Kind::Decimal),
-        ("currency", Kind::Text),
-        ("transaction", Kind::Text),
-    ]);
-    for entry in ledger::transfers(client, account, None, limit).await.map_err(CliError::failed)? {
-        rows.push([
-            show(entry.position.booked_at),
-            show(entry.effective_at),
-            entry.kind,
-            entry.debit,
-            entry.credit,
-            entry.amount.to_string(),
-            entry.currency,
-            entry.position.transaction.to_string(),
-        ]);
-    }
-    rows.print(format)?;
-    Ok(0)
-}
-
-async fn transaction(client: &Client, id: TransactionId, format: Format) -> Result<u8, CliError> {
-    let Some(posted) = ledger::transaction(client, id).await.map_err(CliError::failed)? else {
-        eprintln!("the ledger has no transaction {id}. Hint: `hydrometer ledger transfers` shows the latest");
-        return Ok(1);
-    };
-    let mut rows = Rows::new(&[
-        ("debit", Kind::Text),
-        ("credit", Kind::Text),
-        ("amount", Kind::Decimal),
-        ("currency", Kind::Text),
-        ("kind", Kind::Text),
-        ("effective_at", Kind::Text),
-        ("corrects", Kind::Text),
-        ("description", Kind::Text),
-    ]);
-    for transfer in posted.transfers {
-        rows.push([
-            transfer.debit.name,
-            transfer.credit.name,
-            transfer.amount.to_string(),
-            transfer.debit.currency,
-            posted.kind.clone(),
-            show(posted.effective_at),
-            posted.corrects.map(|id| id.to_string()).unwrap_or_default(),
-            posted.description.clone(),
-        ]);
-    }
-    rows.print(format)?;
-    Ok(0)
-}
-
-fn show(time: DateTime<Utc>) -> String {
-    time.to_rfc3339_opts(SecondsFormat::AutoSi, true)
 }

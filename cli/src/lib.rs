@@ -6,7 +6,9 @@ pub mod connection;
 pub mod contract;
 pub mod demo;
 pub mod drive;
+pub mod events;
 pub mod explain;
+pub mod keep;
 pub mod ledger;
 pub mod period;
 pub mod proof;
@@ -17,6 +19,7 @@ pub mod show;
 pub mod sql;
 pub mod table;
 pub mod verify;
+pub mod wallet;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -100,6 +103,10 @@ enum Command {
     Explain(explain::ExplainArgs),
     /// Accounts, balances and transfers
     Ledger(ledger::LedgerArgs),
+    /// Prepaid money: how it stands, what it was given, when it runs dry
+    Wallet(wallet::WalletArgs),
+    /// The ledger's events: what is in the outbox, and publishing it to Kafka
+    Events(events::EventsArgs),
     /// What was set aside, and why
     Quarantine(quarantine::QuarantineArgs),
     /// Prove every law on the data that is there
@@ -149,6 +156,8 @@ async fn dispatch(cli: Cli) -> Result<u8, CliError> {
         Command::Report(args) => report::run(args, &connected(config)?).await,
         Command::Explain(args) => explain::run(args, &connected(config)?).await,
         Command::Ledger(args) => ledger::run(args, &connected(config)?).await,
+        Command::Wallet(args) => wallet::run(args, &connected(config)?).await,
+        Command::Events(args) => events::run(args, config).await,
         Command::Quarantine(args) => quarantine::run(args, &connected(config)?).await,
         Command::Verify(args) => verify::run(args, &connected(config)?).await,
         Command::PostgresGuard { dir, idle_seconds } => {

@@ -5,18 +5,25 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use hydrometer_ledger::{self as ledger, AsOf};
 use hydrometer_pipeline::publish::{quarantine_rows, rated_rows, usage_rows};
-use hydrometer_pipeline::store::Database;
 use hydrometer_pipeline::store::manifest::{self, ObjectKind};
 use hydrometer_pipeline::store::timeline::events_since;
+use hydrometer_pipeline::store::{Database, StoreError};
 use hydrometer_pipeline::worker::WorkerError;
 use hydrometer_rating::classes::{ClassSeconds, mask};
 use hydrometer_rating::history::History;
-use hydrometer_schemas::time::{MICROS_PER_SECOND, hour_floor};
+use hydrometer_schemas::time::{MICROS_PER_SECOND, Second, hour_floor};
 use hydrometer_schemas::warehouse::Table;
 use hydrometer_sinks::rated::{RatedRow, RecordKind};
 use hydrometer_sinks::usage::{UsageRow, merged};
 use hydrometer_sinks::{Warehouse, parquet, quarantine, rated, usage};
 use hydrometer_testkit::fleet::Outcome;
+use hydrometer_testkit::oracle::WalletTruth;
+
+/// Renter and currency.
+pub type WalletOf = (String, String);
+
+/// Seconds in which something happened to a wallet: `exhausted`, `restored`, or `credit_reached` and the contract.
+pub type WalletNews = BTreeSet<(Second, String)>;
 
 /// What a deployment holds, read from its files and its ledger.
 #[derive(Debug, Default)]
@@ -27,6 +34,9 @@ pub struct Found {
     pub renters: BTreeMap<(String, i64), i128>,
     pub suppliers: BTreeMap<(String, i64, String), i128>,
     pub balances: BTreeMap<String, i128>,
+    pub wallets: BTreeMap<WalletOf, WalletNews>,
+    /// GPU-seconds of suspension.
+    pub suspended: BTreeMap<WalletOf, i64>,
     pub metered_minutes: u64,
     pub present_seconds: u64,
     pub leakage_seconds: u64,
@@ -45,6 +55,8 @@ pub struct Proof {
     pub lease_hours: usize,
     pub seconds: i64,
     pub amounts: usize,
+    /// Seconds in which something happened to wallets.
+    pub wallet_news: usize,
     pub differences: Vec<String>,
 }
 
@@ -86,11 +98,9 @@ impl Found {
             }
         }
         found.usage(db, usage_all).await?;
-        for balance in ledger::balances(db.client_ref(), "", AsOf::Now)
-            .await
-            .map_err(hydrometer_pipeline::store::StoreError::from)?
-        {
-            let net = balance.debits.nanos() - balance.credits.nanos();
+        found.wallets = wallet_news(db).await?;
+        for balance in ledger::balances(db.client_ref(), "", AsOf::Now).await.map_err(StoreError::from)? {
+            let net = balance.net.nanos();
             found.balances.insert(balance.account.spec.name.clone(), net);
         }
         let open =
@@ -113,6 +123,8 @@ impl Found {
         *self.renters.entry((row.contract.clone(), row.period)).or_default() += row.renter_amount.scaled();
         let supplier = (row.contract.clone(), row.period, row.cell.supplier.clone());
         *self.suppliers.entry(supplier).or_default() += row.supplier_amount.scaled();
+        *self.suspended.entry((row.renter.clone(), row.currency.clone())).or_default() +=
+            row.quantity.classes.suspended;
         if let (Some(lease), Some(slot)) = (&row.lease, row.slot) {
             let key = (lease.clone(), slot, row.gpu.clone(), hour_floor(row.window.from));
             let sum = self.seconds.entry(key).or_default();
@@ -182,14 +194,39 @@ impl Found {
             let period = charge.period_us / MICROS_PER_SECOND;
             renters.insert((charge.contract.clone(), period), charge.renter_amount_e9);
             let currency = &charge.currency;
-            *balances.entry(format!("renter:{}:unbilled:{currency}", charge.renter)).or_default() +=
-                charge.renter_amount_e9;
+            // Of prepaid use the wallet has paid all at once, or it is receivable.
+            if !charge.is_prepaid {
+                *balances.entry(format!("renter:{}:unbilled:{currency}", charge.renter)).or_default() +=
+                    charge.renter_amount_e9;
+            }
             *balances.entry(format!("platform:commission:{currency}")).or_default() -= charge.commission_e9;
             for part in &charge.suppliers {
                 suppliers.insert((charge.contract.clone(), period, part.supplier.clone()), part.amount_e9);
                 *balances.entry(format!("supplier:{}:payable:{currency}", part.supplier)).or_default() -=
                     part.amount_e9;
             }
+        }
+        let mut wallets: BTreeMap<WalletOf, WalletNews> = BTreeMap::new();
+        for wallet in &truth.wallets {
+            for (account, balance) in wallet_balances(wallet) {
+                *balances.entry(account).or_default() += balance;
+            }
+            let news = wallets.entry((wallet.renter.clone(), wallet.currency.clone())).or_default();
+            for dry in &wallet.dry {
+                news.insert((dry.exhausted, "exhausted".to_owned()));
+                news.extend(dry.restored.map(|second| (second, "restored".to_owned())));
+                let reached = dry.credit_reached.iter();
+                news.extend(reached.map(|(contract, second)| (*second, format!("credit_reached {contract}"))));
+            }
+        }
+        let end = truth.wallets.iter().map(|wallet| wallet.until).max().unwrap_or(Second::MAX);
+        for key in wallets.keys().chain(self.wallets.keys()).collect::<BTreeSet<_>>() {
+            let of = |news: &BTreeMap<WalletOf, WalletNews>| -> WalletNews {
+                news.get(key).into_iter().flatten().filter(|(second, _)| *second < end).cloned().collect()
+            };
+            let (truth, found) = (of(&wallets), of(&self.wallets));
+            proof.wallet_news += truth.len();
+            proof.compare(|| format!("the wallet of {} in {}", key.0, key.1), &truth, &found);
         }
         proof.maps("renter amount", &renters, &self.renters);
         proof.maps("supplier amount", &suppliers, &self.suppliers);
@@ -201,6 +238,38 @@ impl Found {
         proof.compare(|| "files that are owed".into(), &0, &self.unpublished_files);
         proof
     }
+}
+
+/// What derived events say of wallets.
+async fn wallet_news(db: &Database) -> Result<BTreeMap<WalletOf, WalletNews>, WorkerError> {
+    let sql = "SELECT body->'data'->>'renter', body->'data'->>'currency', time_s, \
+                      concat_ws(' ', replace(body->>'type', 'gpu.wallet.', ''), body->'data'->>'contract') \
+               FROM hydrometer.event WHERE verdict IS NULL AND body->>'type' IN \
+                      ('gpu.wallet.exhausted', 'gpu.wallet.credit_reached', 'gpu.wallet.restored')";
+    let refused = |source: tokio_postgres::Error| StoreError::Database {
+        doing: "reading what became of wallets",
+        detail: source.to_string(),
+        source,
+    };
+    let rows = db.client_ref().query(sql, &[]).await.map_err(refused)?;
+    let mut wallets: BTreeMap<WalletOf, WalletNews> = BTreeMap::new();
+    for row in &rows {
+        wallets.entry((row.get(0), row.get(1))).or_default().insert((row.get(2), row.get(3)));
+    }
+    Ok(wallets)
+}
+
+/// The balances that a wallet leaves, debits positive, in 1e-9.
+fn wallet_balances(wallet: &WalletTruth) -> Vec<(String, i128)> {
+    let WalletTruth { renter, currency, .. } = wallet;
+    let mut balances = vec![
+        (format!("renter:{renter}:wallet:{currency}"), -wallet.left_e9),
+        (format!("renter:{renter}:receivable:{currency}"), wallet.receivable_e9),
+        (format!("platform:promotions:{currency}"), wallet.promotional_e9),
+        (format!("platform:expired_credit:{currency}"), -wallet.expired_e9),
+    ];
+    balances.extend(wallet.sources.iter().map(|from| (format!("{}:{currency}", from.source), from.amount_e9)));
+    balances
 }
 
 impl Proof {

@@ -10,7 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::connection::{APP_ROLE, PRIVATE_DATABASE, connect, load_config, open_private};
 use crate::drive::open_worker;
-use crate::{CliError, show};
+use crate::{CliError, events, keep, show};
 
 #[derive(Debug, Args)]
 #[command(after_help = "Ends cleanly on SIGTERM and SIGINT: it drains, commits and leaves the group.\n\n\
@@ -31,23 +31,9 @@ pub struct MigrateArgs {
 
 pub async fn run(_args: RunArgs, config: Option<&Path>) -> Result<u8, CliError> {
     let config = load_config(config)?;
-    tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_env("HYDROMETER_LOG")
-                .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info")),
-        )
-        .init();
+    log_to_stderr();
     let connection = connect(&config)?;
-    let mut terminate = signal(SignalKind::terminate()).map_err(CliError::failed)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(CliError::failed)?;
-    let stop = async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    };
+    let stop = told_to_stop()?;
     let mut told = tokio::time::Instant::now();
     let progress = move |summary: &Summary| {
         if told.elapsed().as_secs() >= 10 {
@@ -63,10 +49,38 @@ pub async fn run(_args: RunArgs, config: Option<&Path>) -> Result<u8, CliError> 
             );
         }
     };
-    let worker = open_worker(config, &connection.database_url).await?.with_progress(Box::new(progress));
-    let summary = worker.run(stop).await.map_err(CliError::failed)?;
+    let worker = open_worker(config.clone(), &connection.database_url).await?.with_progress(Box::new(progress));
+    let _keeper = keep::keep_beside(&config.ledger, &connection.database_url);
+    let events = events::publish_beside(&config, &connection.database_url);
+    let summary = worker.run(stop).await.map_err(CliError::failed);
+    events.end().await;
+    let summary = summary?;
     println!("{}", show::summary(&summary));
     Ok(0)
+}
+
+/// What happens is said on standard error; `HYDROMETER_LOG` says how much of it.
+pub fn log_to_stderr() {
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_env("HYDROMETER_LOG")
+                .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info")),
+        )
+        .init();
+}
+
+/// Comes with SIGTERM or SIGINT.
+pub fn told_to_stop() -> Result<impl Future<Output = ()>, CliError> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(CliError::failed)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(CliError::failed)?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
 }
 
 pub async fn migrate(args: MigrateArgs, config: Option<&Path>) -> Result<u8, CliError> {

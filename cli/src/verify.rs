@@ -1,10 +1,12 @@
 //! `hydrometer verify`: proves every law on the data that is there, and names what does not hold.
 
 use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
 use hydrometer_audit::verify::{Check, List, Progress, Report, Violation, verify};
+use hydrometer_ledger::anchor::Anchor;
 use hydrometer_sinks::Warehouse;
 
 use crate::{CliError, Connection, show};
@@ -14,6 +16,9 @@ use crate::{CliError, Connection, show};
     after_help = "Exit status: 0 everything holds; 1 something does not, and is named; 3 it could not be found out."
 )]
 pub struct VerifyArgs {
+    /// An anchor that was kept elsewhere: what was chained by then has to be what it was (may be given again)
+    #[arg(long, value_name = "FILE")]
+    anchor: Vec<PathBuf>,
     /// How to print the proof
     #[arg(long, value_enum, default_value_t = Format::Table)]
     format: Format,
@@ -32,7 +37,8 @@ pub async fn run(args: VerifyArgs, connection: &Connection) -> Result<u8, CliErr
     let began = Instant::now();
     let warehouse = Warehouse::open(&connection.warehouse_url).map_err(CliError::failed)?;
     let mut line = Line::new();
-    let proof = verify(&connection.database_url, &warehouse, &mut |progress| line.tell(progress)).await;
+    let anchors = args.anchor.iter().map(|path| read(path)).collect::<Result<Vec<Anchor>, CliError>>()?;
+    let proof = verify(&connection.database_url, &warehouse, &anchors, &mut |progress| line.tell(progress)).await;
     line.clear();
     let report = proof.map_err(CliError::failed)?;
     match args.format {
@@ -40,6 +46,12 @@ pub async fn run(args: VerifyArgs, connection: &Connection) -> Result<u8, CliErr
         Format::Table => print(&report, began.elapsed()),
     }
     Ok(u8::from(!report.holds()))
+}
+
+fn read(path: &Path) -> Result<Anchor, CliError> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| CliError::usage(format!("cannot read the anchor {}: {error}", path.display())))?;
+    Anchor::from_json(&text).map_err(|error| CliError::usage(format!("{}: {error}", path.display())))
 }
 
 fn print(report: &Report, elapsed: Duration) {

@@ -37,7 +37,7 @@ pub async fn findings(deployment: &Deployment, warehouse: &Warehouse, plan: &Pla
     wrong.extend(unlike.take(10).map(|key| {
         format!("{key}: {:?} in the run that nothing disturbed, {:?} here", undisturbed.get(key), here.get(key))
     }));
-    let report = verify(&deployment.app_url, warehouse, &mut |_| ()).await.unwrap();
+    let report = verify(&deployment.app_url, warehouse, &[], &mut |_| ()).await.unwrap();
     for check in &report.checks {
         for v in check.violations.iter().take(3) {
             wrong.push(format!("verify, {}: {}: expected {}, found {}", check.name, v.subject, v.expected, v.found));

@@ -140,7 +140,7 @@ impl Fleet {
         }
         prepare(&mut command);
         let child = command.stdin(Stdio::null()).stdout(file.try_clone().unwrap()).stderr(file).spawn().unwrap();
-        Running { name: config.worker.clone(), child, log }
+        Running::new(&config.worker, child, log)
     }
 
     /// Starts a worker that is to be killed at `failpoint`, and waits until it is.
@@ -266,6 +266,14 @@ pub struct Running {
 }
 
 impl Running {
+    pub fn new(name: &str, child: Child, log: PathBuf) -> Running {
+        Running { name: name.to_owned(), child, log }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// What all workers of this name have said.
     pub fn said(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap()

@@ -3,11 +3,13 @@
 
 pub mod aftermath;
 pub mod contracts;
+pub mod events;
 pub mod fast;
 pub mod fleet;
 pub mod scripted;
 pub mod sound;
 pub mod storm;
+pub mod system;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -77,6 +79,8 @@ impl Deployment {
         config.source.kind = SourceKind::Files;
         config.source.files.dir = self.path("logs");
         config.commit.interval_ms = 0;
+        // All tests of a run share one broker; who wants events names a topic of his own.
+        config.events.topic = String::new();
         config
     }
 
