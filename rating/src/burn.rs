@@ -3,6 +3,9 @@
 //! It is a function of lifecycle history alone (leases, outages, maintenance, suspensions, terms). Telemetry has no say: every leased
 //! second is taken as one with a reading. So it can be worked out ahead, and to the same second by whoever does it. Charges by what was
 //! observed, drawn or used, and what falls due at closing, are outside of it.
+//!
+//! A second burns by what was known in it: the fault that an outage was said to have while it was open, maintenance as announced until
+//! it begins. What is learned later changes the bill and not the burn, or a cut of access would depend on when it was worked out.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,7 +16,7 @@ use hydrometer_schemas::time::{FOREVER, Minute, SECONDS_PER_HOUR, Second, hour_f
 
 use crate::classes::Masks;
 use crate::downtime::Evidence;
-use crate::history::{History, Lease, ServerTimeline, Span, Version};
+use crate::history::{History, Lease, ServerTimeline, SlotRecord, Span, Version};
 use crate::keys::{Cell, CellKey, StateKey};
 use crate::money::Amount;
 use crate::quantities::{Quantity, QuantityKey, quantities, resource};
@@ -21,10 +24,17 @@ use crate::rate::{RateError, Rates, State, amounts};
 use crate::stepped::{Pieces, stepped};
 use crate::terms::MICRO;
 
-/// Every second has a reading.
+/// Every second has a reading, and what is on record is what was known in it.
 struct Present;
 
 impl Evidence for Present {
+    fn record<'a>(&self, server: &'a ServerTimeline, slot: u32) -> Option<&'a SlotRecord> {
+        server.record_known_then(slot)
+    }
+    /// Nobody is silent, not even where no GPU is known that could speak.
+    fn unreachable<'a>(&self, _: &'a ServerTimeline) -> &'a [Span] {
+        &[]
+    }
     fn masks(&self, _: &str, _: Minute) -> Masks {
         let all = (1 << 60) - 1;
         Masks { present: all, busy: all }

@@ -13,6 +13,14 @@ use crate::history::{Blame, Lease, ServerTimeline, SlotRecord, Span};
 
 /// Evidence of GPUs on one server.
 pub trait Evidence {
+    /// What is on record against a slot: all that is known now, unless the evidence is of another time.
+    fn record<'a>(&self, server: &'a ServerTimeline, slot: u32) -> Option<&'a SlotRecord> {
+        server.records.get(&slot)
+    }
+    /// When the control plane could not reach the server, sorted: silence in it is downtime.
+    fn unreachable<'a>(&self, server: &'a ServerTimeline) -> &'a [Span] {
+        &server.unreachable
+    }
     fn masks(&self, gpu: &str, minute: Minute) -> Masks;
     /// The seconds of its fatal XID edges, sorted.
     fn fatal(&self, gpu: &str) -> &[Second];
@@ -45,7 +53,7 @@ impl<'a, E: Evidence> LeaseDowntime<'a, E> {
             lease.slots.iter().map(|slot| SlotDowntime::new(server, *slot, window, evidence)).collect();
         // Maintenance goes before what is lost, so a slot in maintenance takes no other slot down with it.
         let node = greatest(slots.iter().flat_map(|slot| without(&slot.lost, &slot.maintenance)));
-        let unreachable = within(&server.unreachable, window).map(|(part, _)| part).collect();
+        let unreachable = within(evidence.unreachable(server), window).map(|(part, _)| part).collect();
         LeaseDowntime { server, lease, evidence, slots, node, unreachable }
     }
 
@@ -70,7 +78,7 @@ impl<'a, E: Evidence> LeaseDowntime<'a, E> {
 
     /// Seconds of leased maintenance of the `n`th slot in `span`, which may begin before the window.
     pub fn maintenance_seconds(&self, n: usize, span: Span) -> i64 {
-        let record = self.lease.slots.get(n).and_then(|slot| self.server.records.get(slot));
+        let record = self.lease.slots.get(n).and_then(|slot| self.evidence.record(self.server, *slot));
         let Some((record, leased)) = record.zip(span.intersect(self.lease.span)) else { return 0 };
         let parts = within(&record.maintenance, leased);
         parts
@@ -94,7 +102,7 @@ impl<'a, E: Evidence> LeaseDowntime<'a, E> {
 
 impl SlotDowntime {
     fn new(server: &ServerTimeline, slot: u32, window: Span, evidence: &impl Evidence) -> SlotDowntime {
-        let Some(record) = server.records.get(&slot) else {
+        let Some(record) = evidence.record(server, slot) else {
             return SlotDowntime { maintenance: Vec::new(), lost: Vec::new() };
         };
         let maintenance = within(&record.maintenance, window).map(|(part, _)| part).collect();

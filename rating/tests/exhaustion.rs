@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use hydrometer_rating::exhaustion::Purse;
 use hydrometer_rating::history::History;
 use hydrometer_schemas::contract::Decimal;
-use hydrometer_schemas::lifecycle::{Event, EventKey, GrantKind, Kind, OnExpiry, WalletGrant, WalletKey};
+use hydrometer_schemas::lifecycle::{Event, EventKey, Fault, GrantKind, Kind, OnExpiry, WalletGrant, WalletKey};
 use hydrometer_schemas::time::{FOREVER, Second, show_second};
 use proptest::prelude::*;
 use serde_json::json;
@@ -71,11 +71,28 @@ fn lease(lease: &Lease) -> Vec<Event> {
         slices: None,
     };
     let mut events = vec![event(lease.from, &format!("start-{name}"), started), self::server(&server)];
-    if let Some((from, to)) = lease.outage {
-        let outage = format!("out-{name}");
-        let opened = Kind::OutageOpened { outage: outage.clone(), server, slots: None, fault: None };
+    if let Some(Outage { from, to, opened, named, closed }) = lease.outage {
+        let (outage, server) = (format!("out-{name}"), server.clone());
+        let opened = Kind::OutageOpened { outage: outage.clone(), server, slots: None, fault: opened };
         events.push(event(from, &format!("open-{name}"), opened));
-        events.push(event(to, &format!("close-{name}"), Kind::OutageClosed { outage, fault: None }));
+        if let Some((at, fault)) = named {
+            let named = Kind::OutageFaulted { outage: outage.clone(), fault };
+            events.push(event(at, &format!("fault-{name}"), named));
+        }
+        events.push(event(to, &format!("close-{name}"), Kind::OutageClosed { outage, fault: closed }));
+    }
+    if let Some(Work { announced, done }) = lease.work {
+        let maintenance = format!("work-{name}");
+        if let Some((at, from, to)) = announced {
+            let (maintenance, server) = (maintenance.clone(), server.clone());
+            let announced = Kind::MaintenanceAnnounced { maintenance, server, slots: None, from, to };
+            events.push(event(at, &format!("announce-{name}"), announced));
+        }
+        if let Some((from, to)) = done {
+            let started = Kind::MaintenanceStarted { maintenance: maintenance.clone(), server, slots: None };
+            events.push(event(from, &format!("work-{name}"), started));
+            events.push(event(to, &format!("done-{name}"), Kind::MaintenanceEnded { maintenance }));
+        }
     }
     if lease.to < FOREVER {
         events.push(event(lease.to, &format!("end-{name}"), Kind::LeaseEnded { lease: name }));
@@ -90,7 +107,48 @@ struct Lease {
     gpus: u32,
     from: Second,
     to: Second,
-    outage: Option<(Second, Second)>,
+    outage: Option<Outage>,
+    work: Option<Work>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Outage {
+    from: Second,
+    to: Second,
+    opened: Option<Fault>,
+    /// While it is open or later.
+    named: Option<(Second, Fault)>,
+    closed: Option<Fault>,
+}
+
+/// Maintenance: when it was announced for when, and when it was done.
+#[derive(Debug, Clone, Copy)]
+struct Work {
+    announced: Option<(Second, Second, Second)>,
+    done: Option<(Second, Second)>,
+}
+
+impl Outage {
+    fn plain(from: Second, to: Second) -> Outage {
+        Outage { from, to, opened: None, named: None, closed: None }
+    }
+
+    /// Whether a second is lost, by what was known in it.
+    fn loses(&self, t: Second) -> bool {
+        let fault = self.named.filter(|(at, _)| *at <= t).map(|(_, fault)| fault).or(self.opened);
+        (self.from..self.to).contains(&t) && fault != Some(Fault::Renter)
+    }
+}
+
+impl Work {
+    /// Whether it goes on in a second, by what was known in it.
+    fn goes_on(&self, t: Second) -> bool {
+        match (self.done, self.announced) {
+            (Some((from, to)), _) if from <= t => t < to,
+            (_, Some((_, from, to))) => (from..to).contains(&t),
+            _ => false,
+        }
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -125,28 +183,32 @@ impl World {
         ]
     }
 
+    fn events(&self) -> Vec<Event> {
+        let signed = self.rules().map(|(name, rule)| signed(name, self.prices[name], &rule));
+        let leases = self.leases.iter().flat_map(lease);
+        let grants = self.grants.iter().enumerate();
+        let grants = grants.map(|(n, g)| grant(&format!("g{n:02}"), g.from, g.nanos, g.priority, g.expires));
+        signed.into_iter().chain(leases).chain(grants).collect()
+    }
+
     fn history(&self) -> History {
         let mut history = History::default();
-        for (name, rule) in self.rules() {
-            history.insert([signed(name, self.prices[name], &rule)]);
-        }
-        for lease in &self.leases {
-            history.insert(self::lease(lease));
-        }
-        for (n, g) in self.grants.iter().enumerate() {
-            history.insert([grant(&format!("g{n:02}"), g.from, g.nanos, g.priority, g.expires)]);
-        }
+        history.insert(self.events());
         history
     }
 
-    /// What is recorded as lifecycle time goes from cut to cut, as (second, type, contract).
+    /// What is recorded as lifecycle time goes from cut to cut, as (second, type, contract), with nothing known of what is to come.
     fn recorded(&self, cuts: &[Second]) -> Vec<(Second, String)> {
-        let mut history = self.history();
+        let (mut history, mut events) = (History::default(), self.events());
         let mut found = Vec::new();
         let mut before = START;
         for &until in cuts {
+            let (known, to_come) = events.into_iter().partition(|event| event.key.time < until);
+            events = to_come;
+            let known: Vec<Event> = known;
+            assert!(history.insert(known).verdicts.values().all(Option::is_none));
             // Anew each time, as by whoever has the partition now.
-            let Some(mut purse) = Purse::begin(&history, &wallet()) else { return found };
+            let Some(mut purse) = Purse::begin(&history, &wallet()) else { continue };
             while let Some(transition) = purse.next(&history, before, until).unwrap() {
                 let name = match &transition.kind {
                     Kind::WalletCreditReached { contract, .. } => format!("credit {contract}"),
@@ -191,8 +253,9 @@ impl World {
                         (Some(since), "grace") => t >= since + self.grace,
                         (Some(_), _) => reached,
                     };
-                    let out = l.outage.is_some_and(|(from, to)| (from..to).contains(&t));
-                    (l.from..l.to).contains(&t) && !cut && !out
+                    let out = l.outage.is_some_and(|outage| outage.loses(t));
+                    let worked_on = l.work.is_some_and(|work| work.goes_on(t));
+                    (l.from..l.to).contains(&t) && !cut && !out && !worked_on
                 };
                 self.leases.iter().filter(runs).map(|l| self.prices[l.contract] * i128::from(l.gpus)).sum()
             };
@@ -222,8 +285,42 @@ impl World {
     }
 }
 
+fn fault() -> impl Strategy<Value = Fault> {
+    prop::sample::select(vec![Fault::Renter, Fault::Platform, Fault::Supplier])
+}
+
+/// In seconds after the lease began.
+fn outage() -> impl Strategy<Value = Outage> {
+    let named = prop::option::of((1..3_000i64, fault()));
+    let times = (0..5_000i64, 1..2_000i64);
+    (times, prop::option::of(fault()), named, prop::option::of(fault())).prop_map(
+        |((from, length), opened, named, closed)| Outage {
+            from,
+            to: from + length,
+            opened,
+            named: named.map(|(after, fault)| (from + after, fault)),
+            closed,
+        },
+    )
+}
+
+/// Announced, done, or both; begun before it was announced for, in time, late, or after its announced end.
+fn work() -> impl Strategy<Value = Work> {
+    let announced = (0..3_000i64, 1..2_000i64, 1..1_000i64);
+    let announced = announced.prop_map(|(at, ahead, length)| (at, at + ahead, at + ahead + length));
+    let done = (-1_000..2_000i64, 1..1_500i64);
+    (prop::option::of(announced), prop::option::of(done)).prop_map(|(announced, done)| {
+        let (known, expected) = announced.map_or((0, 2_000), |(at, from, _)| (at, from));
+        let done = done.map(|(late, length)| {
+            let from = (expected + late).max(known + 1);
+            (from, from + length)
+        });
+        Work { announced, done }
+    })
+}
+
 fn world() -> impl Strategy<Value = World> {
-    let lease = (0..3usize, 1..4u32, 0..4_000i64, 0..9_000i64, prop::option::of((0..5_000i64, 1..2_000i64)));
+    let lease = (0..3usize, 1..4u32, 0..4_000i64, 0..9_000i64, prop::option::of(outage()), prop::option::of(work()));
     let grant = (0..9_000i64, 1..400i128, -1..2i32, prop::option::of(1..9_000i64));
     let first = (0..300i64, 50..600i128);
     (
@@ -236,14 +333,26 @@ fn world() -> impl Strategy<Value = World> {
         prop::collection::vec(1..10_000i64, 0..8),
     )
         .prop_map(|(leases, grants, first, prices, grace, credit, cuts)| {
-            let leases = leases.into_iter().enumerate().map(|(n, (contract, gpus, from, length, outage))| Lease {
-                name: format!("l{n}"),
-                contract: ["suspend", "grace", "credit"][contract],
-                gpus,
-                from: START + from,
-                to: if length < 100 { FOREVER } else { START + from + length },
-                outage: outage.map(|(at, length)| (START + from + at, START + from + at + length)),
-            });
+            let leases =
+                leases.into_iter().enumerate().map(|(n, (contract, gpus, from, length, outage, work))| Lease {
+                    name: format!("l{n}"),
+                    contract: ["suspend", "grace", "credit"][contract],
+                    gpus,
+                    from: START + from,
+                    to: if length < 100 { FOREVER } else { START + from + length },
+                    outage: outage.map(|it: Outage| Outage {
+                        from: START + from + it.from,
+                        to: START + from + it.to,
+                        named: it.named.map(|(at, fault)| (START + from + at, fault)),
+                        ..it
+                    }),
+                    work: work.map(|it: Work| Work {
+                        announced: it
+                            .announced
+                            .map(|(at, a, b)| (START + from + at, START + from + a, START + from + b)),
+                        done: it.done.map(|(a, b)| (START + from + a, START + from + b)),
+                    }),
+                });
             let grants = grants.into_iter().chain(first.map(|(from, amount)| (from, amount, 0, None))).map(
                 |(from, amount, priority, expires)| Grant {
                     from: START + from,
@@ -291,7 +400,8 @@ fn a_wallet_runs_dry_is_topped_up_and_goes_on() {
             gpus: 2,
             from: START + 100,
             to: FOREVER,
-            outage: Some((START + 200, START + 260)),
+            outage: Some(Outage::plain(START + 200, START + 260)),
+            work: None,
         }],
         grants: vec![
             Grant { from: START, nanos: 10 * NANOS, priority: 0, expires: None },
@@ -321,7 +431,15 @@ fn a_wallet_runs_dry_is_topped_up_and_goes_on() {
 #[test]
 fn what_is_learned_late_moves_no_cut_of_access() {
     let mut world = World {
-        leases: vec![Lease { name: "l".into(), contract: "suspend", gpus: 1, from: START, to: FOREVER, outage: None }],
+        leases: vec![Lease {
+            name: "l".into(),
+            contract: "suspend",
+            gpus: 1,
+            from: START,
+            to: FOREVER,
+            outage: None,
+            work: None,
+        }],
         grants: vec![Grant { from: START, nanos: 10 * NANOS, priority: 0, expires: None }],
         prices: [("suspend", 10_000_000), ("grace", 1), ("credit", 1)].into(),
         grace: 1,
@@ -331,7 +449,7 @@ fn what_is_learned_late_moves_no_cut_of_access() {
     };
     assert_eq!(world.recorded(&[world.until]), [(START + 1_000, "gpu.wallet.exhausted".to_owned())]);
     // Recorded once lifecycle time was 1,500: an outage of 100 s before. What was saved counts from then on.
-    world.leases[0].outage = Some((START + 500, START + 600));
+    world.leases[0].outage = Some(Outage::plain(START + 500, START + 600));
     let mut history = world.history();
     let exhausted = Kind::WalletExhausted { wallet: wallet(), second_costs: decimal(10_000_000) };
     history.insert([event(START + 1_000, "d", exhausted)]);

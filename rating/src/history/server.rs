@@ -153,7 +153,8 @@ impl<'a> Fold<'a> {
                 }
                 self.outages.insert(outage, self.timeline.outages.len());
                 let span = Span { from: at, to: FOREVER };
-                let opened = Outage { outage: outage.clone(), span, slots: slots.clone(), fault: *fault };
+                let (outage, slots) = (outage.clone(), slots.clone());
+                let opened = Outage { outage, span, slots, fault: *fault, said: vec![(at, *fault)] };
                 self.timeline.outages.push(opened);
                 Ok(())
             }
@@ -167,7 +168,11 @@ impl<'a> Fold<'a> {
                 Ok(())
             }
             Kind::OutageFaulted { outage, fault } => {
-                self.outage(outage)?.fault = Some(*fault);
+                let known = self.outage(outage)?;
+                known.fault = Some(*fault);
+                if known.span.to == FOREVER {
+                    known.said.push((at, known.fault));
+                }
                 Ok(())
             }
             _ => Err("not an event of a server".into()),

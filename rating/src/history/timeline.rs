@@ -43,13 +43,16 @@ pub struct Reservation {
     pub span: Span,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Outage {
     pub outage: String,
     pub span: Span,
     /// `None`: the whole server.
     pub slots: Option<Vec<u32>>,
+    /// As it was named last.
     pub fault: Option<Fault>,
+    /// Whose fault it was said to be while it was open, each from a second on, sorted.
+    pub said: Vec<(Second, Option<Fault>)>,
 }
 
 /// Work on a server: as it was announced, and as it was done.
@@ -116,6 +119,8 @@ pub struct ServerTimeline {
     pub recovered: BTreeMap<String, Vec<Second>>,
     /// The same by slot, worked out by [`ServerTimeline::index`].
     pub records: BTreeMap<u32, SlotRecord>,
+    /// Of the slots of which it was learned later what a second had been: each second by what was known in it.
+    pub known_then: BTreeMap<u32, SlotRecord>,
 }
 
 /// What is on record against a slot, ready to be searched. Sorted; spans are disjoint.
@@ -143,7 +148,15 @@ impl ServerTimeline {
     pub fn index(&mut self) {
         let leased = self.leases.iter().flat_map(|lease| &lease.slots);
         let slots: BTreeSet<u32> = leased.chain(self.occupancy.keys()).copied().collect();
-        self.records = slots.into_iter().map(|slot| (slot, self.record(slot))).collect();
+        self.records = slots.iter().map(|&slot| (slot, self.record(slot))).collect();
+        let known_then = slots.into_iter().filter_map(|slot| Some((slot, self.known_then(slot)?)));
+        self.known_then = known_then.collect();
+    }
+
+    /// What was on record against a slot in each second, by what was known in that second: unlike [`records`](Self::records) it is
+    /// never changed by what happens later.
+    pub fn record_known_then(&self, slot: u32) -> Option<&SlotRecord> {
+        self.known_then.get(&slot).or_else(|| self.records.get(&slot))
     }
 
     fn record(&self, slot: u32) -> SlotRecord {
@@ -168,9 +181,41 @@ impl ServerTimeline {
         recoveries.dedup();
         SlotRecord { maintenance: union(announced), lost: greatest(lost), recoveries }
     }
+
+    /// `None` where it is the same as what is known now.
+    fn known_then(&self, slot: u32) -> Option<SlotRecord> {
+        let now = self.records.get(&slot)?;
+        let mut announced = now.maintenance.clone();
+        announced.extend(self.maintenance.iter().filter_map(|maintenance| maintenance.expected(slot)));
+        let mut lost: Vec<(Span, Blame)> = Vec::new();
+        let sudden = self.maintenance.iter().filter_map(|maintenance| maintenance.on(slot));
+        lost.extend(sudden.filter(|(_, is_announced)| !is_announced).map(|(span, _)| (span, Blame::Supplier)));
+        let outages = self.outages.iter().filter(|outage| covers(&outage.slots, slot));
+        lost.extend(outages.flat_map(Outage::blamed));
+        let then =
+            SlotRecord { maintenance: union(announced), lost: greatest(lost), recoveries: now.recoveries.clone() };
+        (then != *now).then_some(then)
+    }
+}
+
+impl Outage {
+    /// Its seconds, each by whose fault it was said to be then.
+    fn blamed(&self) -> impl Iterator<Item = (Span, Blame)> {
+        let first = (self.span.from, None);
+        let said = std::iter::once(first).chain(self.said.iter().copied());
+        let until = self.said.iter().map(|(from, _)| *from).chain([self.span.to]);
+        said.zip(until).map(|((from, fault), to)| (Span { from, to: to.min(self.span.to) }, Blame::of(fault)))
+    }
 }
 
 impl Maintenance {
+    /// The seconds that were announced and in which it had not begun: nobody knew yet that it would begin late.
+    fn expected(&self, slot: u32) -> Option<Span> {
+        let announced = self.announced.as_ref().filter(|work| work.covers(slot))?;
+        let begun = self.actual.as_ref().map_or(FOREVER, |work| work.span.from);
+        announced.span.intersect(Span { from: Second::MIN, to: begun })
+    }
+
     /// When it is worked on a slot, and whether that was announced: as it was done, or where that is not on record as it was announced.
     fn on(&self, slot: u32) -> Option<(Span, bool)> {
         let is_announced = self.announced.as_ref().is_some_and(|work| work.covers(slot));

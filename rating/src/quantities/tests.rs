@@ -179,6 +179,7 @@ fn world() -> impl Strategy<Value = World> {
                         span: if is_open { Span { to: FOREVER, ..span } } else { span },
                         slots,
                         fault: faults[fault],
+                        ..Outage::default()
                     })
                     .collect(),
                 maintenance: maintenance
@@ -540,6 +541,7 @@ fn speed_of_classing() {
                 span: span(n * 1_000, n * 1_000 + 60),
                 slots: None,
                 fault: Some(Fault::Platform),
+                ..Outage::default()
             })
             .collect();
         server.index();

@@ -393,16 +393,13 @@ impl Draft<'_> {
             _ if party.is_some() => (PARTIES[(self.outages as usize + 1) % 3], party),
             _ => (None, None),
         };
-        // Whose fault it was says what it burns, and a second that has passed is not judged again: here it is known at once.
-        let is_judged_later = self.plan.wallets == Wallets::Nobody;
-        let at_closing = at_closing.filter(|_| is_judged_later);
         let outage = format!("outage-{server}-{}", span.from);
         self.record(
             span.from,
             EventKind::OutageOpened { outage: outage.clone(), server: server.to_owned(), slots, fault: at_opening },
         );
         self.record(span.to, EventKind::OutageClosed { outage: outage.clone(), fault: at_closing });
-        if is_judged_later && self.happens(Fault::LateFault) {
+        if self.happens(Fault::LateFault) {
             let fault = self.random.pick(&[Party::Supplier, Party::Platform, Party::Renter]);
             let named = span.to + self.random.between(1, 600);
             self.record(named, EventKind::OutageFaulted { outage, fault });

@@ -209,6 +209,7 @@ fn dry_by_oracle(outcome: &Outcome) -> Dry {
 fn the_rating_counts_what_the_oracle_counts() {
     let (mut maintained, mut ran_dry, mut reached) = (0, 0, 0);
     let plans = (0..16).map(Plan::small).chain((0..20).map(Plan::of_wallets));
+    let plans = plans.chain((20..60).map(|seed| Plan::of_wallets(seed).shuffled(seed ^ 0xABCD)));
     for plan in plans {
         let seed = plan.seed;
         let (records, outcome) = run(&plan);

@@ -49,6 +49,8 @@ struct Outage {
     from: i64,
     to: Option<i64>,
     fault: Option<Party>,
+    /// Each fault that was named, and when.
+    named: Vec<(i64, Party)>,
 }
 
 pub(super) struct Lease {
@@ -126,13 +128,18 @@ impl Server {
         (announced, sudden)
     }
 
-    /// Whether a slot is billed by what is on record, were its GPU heard.
-    pub(super) fn is_billed_on_record(&self, slot: u32, second: i64) -> bool {
-        match (self.worked_on(second), self.outage(slot, second)) {
-            ((false, false), Some(fault)) => fault == Some(Party::Renter),
-            ((false, false), None) => true,
+    /// Whether a slot burns in a second by what was known in that second, were its GPU heard.
+    pub(super) fn burns(&self, slot: u32, second: i64) -> bool {
+        let is_worked_on = self.works.iter().any(|work| match (work.done, work.announced) {
+            (Some((from, to)), _) if from <= second => within(from, to, second),
+            (_, Some((from, to))) => within(from, Some(to), second),
             _ => false,
-        }
+        });
+        let mut outages = self.outages.iter().filter(|outage| {
+            let covers_slot = outage.slots.as_ref().is_none_or(|all| all.contains(&slot));
+            covers_slot && within(outage.from, outage.to, second)
+        });
+        !is_worked_on && outages.all(|outage| outage.fault_known(second) == Some(Party::Renter))
     }
 
     pub(super) fn is_unreachable(&self, second: i64) -> bool {
@@ -146,6 +153,13 @@ impl Server {
 
     fn work(&mut self, id: &str) -> Option<&mut Work> {
         self.works.iter_mut().find(|work| work.id == id)
+    }
+}
+
+impl Outage {
+    /// What was named last, up to a second.
+    fn fault_known(&self, second: i64) -> Option<Party> {
+        self.named.iter().filter(|(named, _)| *named <= second).last().map(|(_, fault)| *fault)
     }
 }
 
@@ -340,6 +354,7 @@ impl History {
                     None => Err("no such outage"),
                     Some(outage) => {
                         outage.fault = Some(fault);
+                        outage.named.push((second, fault));
                         Ok(())
                     }
                 }
@@ -412,7 +427,8 @@ impl History {
                 match self.servers.get_mut(&server) {
                     None => Err("no such server"),
                     Some(server) => {
-                        server.outages.push(Outage { id: outage, slots, from: second, to: None, fault });
+                        let named = fault.iter().map(|fault| (second, *fault)).collect();
+                        server.outages.push(Outage { id: outage, slots, from: second, to: None, fault, named });
                         Ok(())
                     }
                 }
@@ -473,6 +489,7 @@ impl History {
             Some(outage) => {
                 outage.to = Some(second);
                 outage.fault = fault.or(outage.fault);
+                outage.named.extend(fault.map(|fault| (second, fault)));
                 Ok(())
             }
         }

@@ -273,13 +273,13 @@ pub(super) fn holds(spans: &[(i64, i64)], second: i64) -> bool {
     spans.iter().any(|&(from, to)| from <= second && second < to)
 }
 
-/// What a lease burns in a second by what is on record, were every GPU heard.
+/// What a lease burns in a second by what was known in it, were every GPU heard.
 fn burn(history: &History, lease: &Lease, second: i64) -> i128 {
     if second < lease.from || lease.to.is_some_and(|to| to <= second) || lease.is_suspended(second) {
         return 0;
     }
     let server = &history.servers[&lease.server];
-    let slots = lease.slots.iter().filter(|&&slot| server.is_billed_on_record(slot, second)).count();
+    let slots = lease.slots.iter().filter(|&&slot| server.burns(slot, second)).count();
     history.contracts[&lease.contract].price_of_second_e9(second) * slots as i128
 }
 
