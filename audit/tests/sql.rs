@@ -150,6 +150,7 @@ async fn questions_and_refusals() {
         "ledger_account",
         "ledger_transaction",
         "ledger_transfer",
+        "ledger_movement",
         "ledger_balance",
         "event",
         "commit",

@@ -20,7 +20,9 @@ create table if not exists ledger.account_balance (
     pending_credits numeric(38, 9) not null default 0,
     -- How many entries there are; each has its number, without gaps.
     entries         bigint not null default 0,
+    -- Of the last movement, and of the one before.
     last_booked_at  timestamptz not null default '-infinity',
+    booked_before   timestamptz not null default '-infinity',
     -- What is available may fall to minus this; without one there is no limit.
     credit_limit    numeric(38, 9) check (credit_limit >= 0 and credit_limit <> 'NaN'),
     currency        text not null,

@@ -3,7 +3,7 @@
 -- Shards 1 to 4 chain the sets, one link a set; set N belongs to shard N mod 4 + 1. Shard 0 chains the facts: the rows of
 -- all other tables that are only ever added to, one link for those of a range of xids. What is hashed is text in UTF-8:
 --   line    transaction, line, debit, credit, amount, currency, effective time; line 1 also kind, corrects, reverses, metadata, description
---   booking posting, place, booking time, entry and balance of either account (canonical.rs has the texts)
+--   booking posting, place, booking time (canonical.rs has the texts)
 --   digest  of a transaction: the first 16 bytes of the SHA-256 of its line; of several lines, of SHA-256 over these together
 --   content of a set: SHA-256 over (SHA-256 of the line, its booking) of all lines in order
 --   digest  of a fact: the first 16 bytes of SHA-256 over table, tab, row as JSON; in the order of the SHA-256
@@ -43,7 +43,7 @@ begin
         from pg_catalog.pg_trigger t
         join pg_catalog.pg_class c on c.oid = t.tgrelid
         where c.relnamespace = 'ledger'::regnamespace and t.tgname = 'immutable' and not c.relispartition
-          and c.relname not in ('posting', 'transaction_id', 'transfer', 'link', 'identity', 'outbox')
+          and c.relname not in ('posting', 'transaction_id', 'transfer', 'movement', 'link', 'identity', 'outbox')
         order by c.relname
     loop
         execute format('alter table ledger.%I add column if not exists xid xid8 not null default pg_current_xact_id()', v_table);

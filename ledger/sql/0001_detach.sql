@@ -114,17 +114,19 @@ set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_variable
 declare
-    v_name name := 'transfer_' || to_char(month, 'YYYY_MM');
+    v_table name;
 begin
     -- Before the check, so that it waits for nobody who waits for it.
-    lock table ledger.transfer in access exclusive mode;
+    lock table ledger.transfer, ledger.movement in access exclusive mode;
     perform ledger.check_month(month);
     if not exists (select from ledger.archive a where a.month = detach.month) then
         raise exception 'the month % is not recorded', to_char(month, 'YYYY-MM')
             using errcode = 'HL008', hint = 'Write its rows to a file, check them, and record the file first.';
     end if;
-    execute format('alter table ledger.transfer detach partition ledger.%I', v_name);
-    execute format('drop table ledger.%I', v_name);
+    foreach v_table in array array['transfer', 'movement'] loop
+        execute format('alter table ledger.%I detach partition ledger.%I', v_table, v_table || to_char(month, '_YYYY_MM'));
+        execute format('drop table ledger.%I', v_table || to_char(month, '_YYYY_MM'));
+    end loop;
     perform set_config('ledger.posting', 'on', true);
     insert into ledger.detached (month, detached_at) values (month, clock_timestamp());
     perform set_config('ledger.posting', 'off', true);

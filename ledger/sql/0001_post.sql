@@ -38,6 +38,7 @@ set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
 set enable_bitmapscan = off
 set enable_hashjoin = off
+set enable_hashagg = off
 set enable_mergejoin = off
 set random_page_cost = 0
 set jit = off

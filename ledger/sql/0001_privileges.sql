@@ -10,5 +10,7 @@ grant execute on function ledger.open_accounts, ledger.post, ledger.ensure_parti
 grant execute on function ledger.chain, ledger.make_anchor to {app_role};
 grant execute on function ledger.wallet_open, ledger.wallet_lock, ledger.wallet_known, ledger.wallet_propose,
     ledger.wallet_decide, ledger.wallet_book to {app_role};
+-- Reading.
+grant execute on function ledger.movements, ledger.entries_of, ledger.entries, ledger.landmark_after, ledger.landmark_before to {app_role};
 -- Pure functions, for whoever verifies.
 grant execute on function ledger.same_person, ledger.needs_second_person, ledger.differing_fields to {app_role};

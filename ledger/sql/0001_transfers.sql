@@ -28,15 +28,10 @@ create table if not exists ledger.transfer (
     line           integer not null,
     debit_account  bigint not null,
     credit_account bigint not null,
-    -- The number of this entry on each account, and the account's debits less its credits after it.
-    debit_entry    bigint not null,
-    credit_entry   bigint not null,
     effective_at   timestamptz not null check (isfinite(effective_at)),
     booked_at      timestamptz not null,
     transaction    uuid not null,
     amount         numeric(38, 9) not null check (amount > 0 and amount <> 'NaN'),
-    debit_balance  numeric(38, 9) not null,
-    credit_balance numeric(38, 9) not null,
     currency       text not null,
     kind           text check (kind <> ''),
     description    text,
@@ -48,13 +43,135 @@ create table if not exists ledger.transfer (
                 else kind is null and description is null and corrects is null and reverses is null and metadata is null end)
 ) partition by range (booked_at);
 
-create index if not exists transfer_debit on ledger.transfer (debit_account, booked_at, debit_entry);
-create index if not exists transfer_credit on ledger.transfer (credit_account, booked_at, credit_entry);
 create index if not exists transfer_posting on ledger.transfer (posting, place);
 create index if not exists transfer_debit_ahead on ledger.transfer (debit_account, effective_at) where effective_at > booked_at;
 create index if not exists transfer_credit_ahead on ledger.transfer (credit_account, effective_at) where effective_at > booked_at;
 create index if not exists transfer_corrects on ledger.transfer (corrects) where corrects is not null;
 create index if not exists transfer_reverses on ledger.transfer (reverses) where reverses is not null;
+
+-- What a set moved on an account: one row for each account of the set, which leads to its transfers.
+--
+-- An index by account would be entered in another page for each row, which costs more than all the rest of posting. So a
+-- movement names the one before, both are found by an index that only grows at its end, and every so often there is a
+-- landmark (where the number of entries passes a multiple of 64) to start from.
+create table if not exists ledger.movement (
+    account     bigint not null,
+    booked_at   timestamptz not null,
+    -- When the account was moved before; -infinity: never.
+    previous_at timestamptz not null,
+    posting     bigint not null,
+    -- The account's entries, and its debits less its credits, after the set.
+    entries     bigint not null,
+    balance     numeric(38, 9) not null,
+    -- Of each of its entries in the set, the place of the transaction; ascending.
+    places      integer[] not null check (cardinality(places) > 0)
+) partition by range (booked_at);
+create unique index if not exists movement_booked on ledger.movement (booked_at, account);
+create index if not exists movement_landmark on ledger.movement (account, booked_at)
+    where entries / 64 > (entries - cardinality(places)) / 64;
+
+-- Of the movements of an account that were booked before `until`, the latest first: those from `since` on, and one more.
+-- Plans are kept, since there is a partition for each month.
+create or replace function ledger.movements(account bigint, since timestamptz, until timestamptz) returns setof ledger.movement
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+as $$
+#variable_conflict use_column
+declare
+    v_start timestamptz;
+begin
+    select l.booked_at into v_start from ledger.movement l
+    where l.account = movements.account and l.booked_at >= until and l.entries / 64 > (l.entries - cardinality(l.places)) / 64
+    order by l.booked_at limit 1;
+    if v_start is null then
+        select b.last_booked_at into v_start from ledger.account_balance b where b.account = movements.account;
+    end if;
+    return query
+        with recursive back as (
+            select m.* from ledger.movement m where m.account = movements.account and m.booked_at = v_start
+            union all
+            select p.* from back b join ledger.movement p on p.account = b.account and p.booked_at = b.previous_at
+            where b.booked_at >= least(since, until)
+        )
+        select b.* from back b where b.booked_at < until order by b.booked_at desc;
+end $$;
+
+-- When about so many entries of an account have been booked, counted from a time; infinity: never so many.
+create or replace function ledger.landmark_after(account bigint, since timestamptz, entries bigint) returns timestamptz
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+as $$
+begin
+    return coalesce((
+        select l.booked_at from ledger.movement l
+        where l.account = landmark_after.account and l.booked_at >= since
+          and l.entries / 64 > (l.entries - cardinality(l.places)) / 64
+        order by l.booked_at offset landmark_after.entries / 64 + 1 limit 1), 'infinity');
+end $$;
+
+-- The same backwards; -infinity: never so many.
+create or replace function ledger.landmark_before(account bigint, until timestamptz, entries bigint) returns timestamptz
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+as $$
+begin
+    return coalesce((
+        select l.booked_at from ledger.movement l
+        where l.account = landmark_before.account and l.booked_at < until
+          and l.entries / 64 > (l.entries - cardinality(l.places)) / 64
+        order by l.booked_at desc offset landmark_before.entries / 64 + 1 limit 1), '-infinity');
+end $$;
+
+-- The entries of a movement. On each account, entries are numbered without gaps, in the order of booking, place and line.
+create or replace function ledger.entries_of(m ledger.movement) returns table (
+    number bigint, place integer, line integer, transaction uuid, effective_at timestamptz,
+    change numeric,     -- positive for a debit
+    balance numeric,    -- debits less credits of the account after it
+    counterpart bigint
+)
+language sql stable
+begin atomic
+    -- From the last one backwards, since what is stored is the balance after it.
+    select m.entries + 1 - row_number() over w, s.place, s.line, s.transaction, s.effective_at, s.change,
+           m.balance - coalesce(sum(s.change) over (w rows between unbounded preceding and 1 preceding), 0), s.counterpart
+    from (
+        select t.place, t.line, t.transaction, t.effective_at,
+               case when t.debit_account = m.account then t.amount else - t.amount end as change,
+               case when t.debit_account = m.account then t.credit_account else t.debit_account end as counterpart
+        from (select distinct u.place from unnest(m.places) as u (place)) p
+        join ledger.transfer t on t.posting = m.posting and t.place = p.place and t.booked_at = m.booked_at
+        where m.account in (t.debit_account, t.credit_account)
+    ) s
+    window w as (order by s.place desc, s.line desc);
+end;
+
+-- The entries of an account that were booked from `since` to before `until`.
+create or replace function ledger.entries(account bigint, since timestamptz, until timestamptz) returns table (
+    booked_at timestamptz, posting bigint, number bigint, place integer, line integer, transaction uuid, effective_at timestamptz,
+    change numeric, balance numeric, counterpart bigint
+)
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+as $$
+#variable_conflict use_column
+begin
+    return query
+        select m.booked_at, m.posting, e.*
+        from ledger.movements(entries.account, since, until) m cross join lateral ledger.entries_of(m) e
+        where m.booked_at >= since;
+end $$;
 
 create or replace view ledger.transaction as
 select t.transaction as id, t.posting, t.kind, t.effective_at, t.booked_at, t.description, t.corrects, t.reverses, t.metadata
@@ -64,6 +181,7 @@ where t.line = 1;
 
 select ledger.make_immutable('ledger.posting');
 select ledger.make_immutable('ledger.transfer');
+select ledger.make_immutable('ledger.movement');
 
 -- The id of a transaction that is refused in the end is given back by the set that took it; nobody else has seen it.
 -- Whatever is committed is refused.
@@ -98,6 +216,7 @@ as $$
 declare
     v_month timestamptz := date_trunc('month', least(until, clock_timestamp()));
     v_name  text;
+    v_table text;
 begin
     if until > clock_timestamp() + interval '10 years' then
         raise exception 'partitions are not made more than ten years ahead' using errcode = 'HL001',
@@ -106,15 +225,16 @@ begin
     -- One at a time, until the end of the transaction: the partition of another is not seen before.
     perform pg_advisory_xact_lock(hashtextextended('ledger.ensure_partitions', 0));
     while v_month <= until loop
-        v_name := 'transfer_' || to_char(v_month, 'YYYY_MM');
-        if to_regclass('ledger.' || v_name) is null then
-            execute format('create table ledger.%I (like ledger.transfer including defaults including constraints)', v_name);
-            execute format('alter table ledger.transfer attach partition ledger.%I for values from (%L) to (%L)',
-                           v_name, v_month, v_month + interval '1 month');
+        foreach v_table in array array['transfer', 'movement'] loop
+            v_name := v_table || to_char(v_month, '_YYYY_MM');
+            continue when to_regclass('ledger.' || v_name) is not null;
+            execute format('create table ledger.%I (like ledger.%I including defaults including constraints)', v_name, v_table);
+            execute format('alter table ledger.%I attach partition ledger.%I for values from (%L) to (%L)',
+                           v_table, v_name, v_month, v_month + interval '1 month');
             perform ledger.make_immutable(format('ledger.%I', v_name)::regclass);
             -- As the parent has it: whoever may read the ledger reads its months.
             execute format('grant select on ledger.%I to {app_role}', v_name);
-        end if;
+        end loop;
         v_month := v_month + interval '1 month';
     end loop;
 end $$;

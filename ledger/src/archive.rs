@@ -30,11 +30,6 @@ pub struct Row {
     pub currency: String,
     pub effective_at: DateTime<Utc>,
     pub booked_at: DateTime<Utc>,
-    /// The number of the entry on each account, and its debits less its credits after it.
-    pub debit_entry: i64,
-    pub credit_entry: i64,
-    pub debit_balance: Amount,
-    pub credit_balance: Amount,
     pub kind: Option<String>,
     pub description: Option<String>,
     pub corrects: Option<Uuid>,
@@ -82,16 +77,7 @@ impl Row {
 
     /// `canonical::BOOKING_TEXT`.
     fn booking_text(&self) -> String {
-        format!(
-            "{}\t{}\t{}\t{}\t{}\t{}\t{}\n",
-            self.posting,
-            self.place,
-            seconds(self.booked_at),
-            self.debit_entry,
-            self.credit_entry,
-            nine_decimals(self.debit_balance),
-            nine_decimals(self.credit_balance)
-        )
+        format!("{}\t{}\t{}\n", self.posting, self.place, seconds(self.booked_at))
     }
 }
 
@@ -124,7 +110,6 @@ pub async fn rows(
     let rows = client
         .query_typed(
             "select t.posting, t.place, t.line, t.transaction, d.name, c.name, t.amount, t.currency, t.effective_at, t.booked_at,
-                    t.debit_entry, t.credit_entry, t.debit_balance, t.credit_balance,
                     t.kind, t.description, t.corrects, t.reverses, t.metadata::text
              from ledger.transfer t
              join ledger.account d on d.id = t.debit_account
@@ -151,15 +136,11 @@ fn read(row: &DatabaseRow) -> Row {
         currency: row.get(7),
         effective_at: row.get(8),
         booked_at: row.get(9),
-        debit_entry: row.get(10),
-        credit_entry: row.get(11),
-        debit_balance: row.get(12),
-        credit_balance: row.get(13),
-        kind: row.get(14),
-        description: row.get(15),
-        corrects: row.get(16),
-        reverses: row.get(17),
-        metadata: row.get(18),
+        kind: row.get(10),
+        description: row.get(11),
+        corrects: row.get(12),
+        reverses: row.get(13),
+        metadata: row.get(14),
     }
 }
 
@@ -199,6 +180,57 @@ impl Manifest {
         }
         Ok(())
     }
+}
+
+/// A month that something was booked in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Month {
+    /// Its first day.
+    pub month: NaiveDate,
+    pub state: MonthState,
+    pub sets: i64,
+    pub transfers: i64,
+    /// Name and SHA-256 (in hex) of the file that was recorded.
+    pub file: Option<(String, String)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MonthState {
+    /// In the database.
+    Attached,
+    /// The same, and in a file that was recorded.
+    Recorded,
+    /// In the file alone.
+    Detached,
+}
+
+/// The months in which something was booked, in order.
+pub async fn months(client: &impl GenericClient) -> Result<Vec<Month>, LedgerError> {
+    let rows = client
+        .query_typed(
+            "select m.month, m.sets, m.transfers, a.name, encode(a.sha256, 'hex'), d.month is not null
+             from (
+                 select date_trunc('month', p.booked_at at time zone 'UTC')::date as month, count(*) as sets,
+                        sum(p.transfers)::bigint as transfers
+                 from ledger.posting p group by 1
+             ) m
+             left join ledger.archive a on a.month = m.month
+             left join ledger.detached d on d.month = m.month
+             order by m.month",
+            &[],
+        )
+        .await
+        .map_err(LedgerError::database("reading the months"))?;
+    let months = rows.iter().map(|row| {
+        let file = row.get::<_, Option<String>>(3).zip(row.get(4));
+        let state = match (&file, row.get(5)) {
+            (_, true) => MonthState::Detached,
+            (Some(_), false) => MonthState::Recorded,
+            (None, false) => MonthState::Attached,
+        };
+        Month { month: row.get(0), state, sets: row.get(1), transfers: row.get(2), file }
+    });
+    Ok(months.collect())
 }
 
 /// Records the file of a month, as the ledger's owner.

@@ -106,28 +106,19 @@ pub(crate) async fn balance_before(
     Ok(select(client, "a.name = $1", (&account, Type::TEXT), Some((by, time))).await?.pop())
 }
 
-// What an account's balance is at a booking time: what it was before the first entry since then, if there is one. So
-// nothing older is read, and the months before may be detached.
+// What it was after the last movement before the time; where none is there, after the months that were detached.
 const BEFORE_BOOKED: &str = "\
-    coalesce((
-        select e.net from (
-            (select t.debit_entry as entry, t.debit_balance - t.amount as net from ledger.transfer t
-             where t.debit_account = a.id and t.booked_at >= $2 order by t.booked_at, t.debit_entry limit 1)
-            union all
-            (select t.credit_entry, t.credit_balance + t.amount from ledger.transfer t
-             where t.credit_account = a.id and t.booked_at >= $2 order by t.booked_at, t.credit_entry limit 1)
-        ) e order by e.entry limit 1
-    ), b.debits - b.credits)";
+    coalesce(
+        (select m.balance from ledger.movements(a.id, 'infinity', $2) m limit 1),
+        (select o.debits - o.credits from ledger.archive_balance o
+         where o.account = a.id and o.month = (select max(d.month) from ledger.detached d)),
+        0)";
 
 // All that counts from a time on was booked from then on, unless it was posted ahead.
 const BEFORE_EFFECTIVE: &str = "\
     b.debits - b.credits - coalesce((
         select sum(e.change) from (
-            select t.amount as change from ledger.transfer t
-            where t.debit_account = a.id and t.booked_at >= $2 and t.effective_at >= $2
-            union all
-            select - t.amount from ledger.transfer t
-            where t.credit_account = a.id and t.booked_at >= $2 and t.effective_at >= $2
+            select e.change from ledger.entries(a.id, $2, 'infinity') e where e.effective_at >= $2
             union all
             select t.amount from ledger.transfer t
             where t.debit_account = a.id and t.booked_at < $2 and t.effective_at >= $2 and t.effective_at > t.booked_at

@@ -11,8 +11,8 @@ pub(crate) const LINE_TEXT: &str = "concat(t.transaction, E'\\t', t.line, E'\\t'
      t.corrects, E'\\t', t.reverses, E'\\t', t.metadata, E'\\t', t.description) end)";
 
 /// Of where a transfer `t` was booked.
-pub(crate) const BOOKING_TEXT: &str = "concat(t.posting, E'\\t', t.place, E'\\t', extract(epoch from t.booked_at), E'\\t', \
-     t.debit_entry, E'\\t', t.credit_entry, E'\\t', t.debit_balance, E'\\t', t.credit_balance, E'\\n')";
+pub(crate) const BOOKING_TEXT: &str =
+    "concat(t.posting, E'\\t', t.place, E'\\t', extract(epoch from t.booked_at), E'\\n')";
 
 /// Of the link of a set `p`.
 pub(crate) const SET_HEADER: &str = "concat(p.shard, E'\\t', p.position, E'\\t', p.number, E'\\t', p.xid, E'\\t', \

@@ -61,30 +61,24 @@ pub async fn transfers(
     before: Option<Position>,
     limit: u32,
 ) -> Result<Vec<Entry>, LedgerError> {
-    // Each side by its own index, or a page of a busy account would read all of it.
-    let side = |side: &str| {
-        format!(
-            "(select t.*, t.{side}_entry as entry from ledger.transfer t
-              where t.{side}_account = (select id from ledger.account where name = $5) and t.booked_at <= $1
-                and (t.booked_at, t.{side}_entry) < ($1, coalesce((
-                    select case when p.debit_account = a.id then p.debit_entry else p.credit_entry end
-                    from ledger.account a, ledger.transaction_id i
-                    join ledger.transfer p on p.posting = i.posting and p.place = i.place
-                    where a.name = $5 and i.id = $2 and p.line = $3 and p.booked_at = $1), {MOST}))
-              order by t.booked_at desc, t.{side}_entry desc limit $4)"
-        )
-    };
     let chosen = match account {
         None => format!(
-            "select t.*, 0 as entry from ledger.transfer t
+            "select t.* from ledger.transfer t
              where (t.posting, t.place, t.line) < (
                  select i.posting, i.place, $3 from ledger.transaction_id i where i.id = $2
                  union all select {MOST}, 0, 0 where $2 is null)
              order by t.posting desc, t.place desc, t.line desc limit $4"
         ),
-        Some(_) => {
-            format!("{} union all {} order by booked_at desc, entry desc limit $4", side("debit"), side("credit"))
-        }
+        Some(_) => "select t.* from ledger.account a
+             cross join lateral ledger.entries(
+                 a.id, ledger.landmark_before(a.id, $1, $4), $1 + interval '1 microsecond') e
+             join ledger.transfer t
+                 on t.posting = e.posting and t.place = e.place and t.line = e.line and t.booked_at = e.booked_at
+             where a.name = $5 and (e.booked_at, e.place, e.line) < (
+                 select $1, i.place, $3 from ledger.transaction_id i where i.id = $2
+                 union all select $1, 2147483647, 0 where $2 is null)
+             order by e.booked_at desc, e.number desc limit $4"
+            .to_owned(),
     };
     let sql = format!(
         "select t.booked_at, t.transaction, t.line, t.effective_at, p.kind, p.description, p.corrects, p.metadata,
@@ -96,8 +90,8 @@ pub async fn transfers(
          ) p
          join ledger.account d on d.id = t.debit_account
          join ledger.account c on c.id = t.credit_account
-         order by {}",
-        if account.is_some() { "t.booked_at desc, t.entry desc" } else { "t.posting desc, t.place desc, t.line desc" }
+         order by {}t.place desc, t.line desc",
+        if account.is_some() { "t.booked_at desc, " } else { "t.posting desc, " }
     );
     let end = DateTime::from_timestamp(253_402_300_799, 0).unwrap_or(DateTime::<Utc>::MAX_UTC);
     let booked_at = before.map_or(end, |position| position.booked_at);
@@ -113,7 +107,7 @@ pub async fn transfers(
     rows.iter().map(entry_of).collect()
 }
 
-/// Beyond every number of a set and of an entry.
+/// Beyond every number of a set.
 const MOST: &str = "9223372036854775807";
 
 /// One transaction as it was posted, or nothing when there is none of this id.

@@ -39,7 +39,7 @@ pub struct StatementLine {
 
 /// At most `limit` entries of an account after a place and booked before a time, in the order of booking. The next page
 /// starts after the place of the last line of this one; entry 0 is before all that were booked at a time. A few index
-/// lookups a line, however many entries there are.
+/// lookups a line, however many entries there are; what was booked in the same set is read with it.
 pub async fn statement_page(
     client: &impl GenericClient,
     account: &str,
@@ -47,18 +47,13 @@ pub async fn statement_page(
     until: DateTime<Utc>,
     limit: u32,
 ) -> Result<Vec<StatementLine>, LedgerError> {
-    let side = |side: &str| {
-        let columns = columns(side);
-        format!(
-            "(select {columns} from ledger.transfer t
-              where t.{side}_account = (select a.id from ledger.account a where a.name = $1)
-                and t.booked_at >= $2 and t.booked_at < $4 and (t.booked_at, t.{side}_entry) > ($2, $3)
-              order by t.booked_at, t.{side}_entry limit $5)"
-        )
-    };
     let sql = lines(
-        &format!("{} union all {} order by booked_at, entry limit $5", side("debit"), side("credit")),
-        "e.booked_at, e.entry",
+        "select e.*
+         from ledger.account a
+         cross join lateral ledger.entries(
+             a.id, $2, least($4, ledger.landmark_after(a.id, $2, $5) + interval '1 microsecond')) e
+         where a.name = $1 and (e.booked_at, e.number) > ($2, $3) order by e.booked_at, e.number limit $5",
+        "e.booked_at, e.number",
     );
     let limit = i64::from(limit);
     let rows = client
@@ -203,40 +198,36 @@ async fn effective_portal(
     to: DateTime<Utc>,
 ) -> Result<Portal, LedgerError> {
     // All that counts from a time on was booked from then on, unless it was posted ahead.
-    let side = |side: &str| {
-        let columns = columns(side);
-        format!(
-            "select {columns} from ledger.transfer t
-             where t.{side}_account = $1 and t.booked_at >= $2 and t.effective_at >= $2 and t.effective_at < $3
-             union all
-             select {columns} from ledger.transfer t
-             where t.{side}_account = $1 and t.booked_at < $2 and t.effective_at >= $2 and t.effective_at < $3
-               and t.effective_at > t.booked_at"
-        )
-    };
-    let sql = lines(&format!("{} union all {}", side("debit"), side("credit")), "e.effective_at, e.booked_at, e.entry");
+    let sql = lines(
+        "select e.* from ledger.entries($1, $2, 'infinity') e where e.effective_at >= $2 and e.effective_at < $3
+         union all
+         select m.booked_at, m.posting, e.* from (
+             select t.booked_at from ledger.transfer t
+             where t.debit_account = $1 and t.booked_at < $2 and t.effective_at >= $2 and t.effective_at < $3
+               and t.effective_at > t.booked_at
+             union
+             select t.booked_at from ledger.transfer t
+             where t.credit_account = $1 and t.booked_at < $2 and t.effective_at >= $2 and t.effective_at < $3
+               and t.effective_at > t.booked_at
+         ) ahead
+         join ledger.movement m on m.account = $1 and m.booked_at = ahead.booked_at
+         cross join lateral ledger.entries_of(m) e
+         where e.effective_at >= $2 and e.effective_at < $3",
+        "e.effective_at, e.booked_at, e.number",
+    );
     let types = [Type::INT8, Type::TIMESTAMPTZ, Type::TIMESTAMPTZ];
     let doing = LedgerError::database("opening a statement");
     let statement = tx.prepare_typed(&sql, &types).await.map_err(doing)?;
     tx.bind(&statement, &[&account, &from, &to]).await.map_err(LedgerError::database("opening a statement"))
 }
 
-/// The entries of one side.
-fn columns(side: &str) -> String {
-    let (other, change) = if side == "debit" { ("credit", "t.amount") } else { ("debit", "- t.amount") };
-    format!(
-        "t.posting, t.place, t.line, t.transaction, t.booked_at, t.effective_at, t.{side}_entry as entry, \
-         {change} as change, t.{side}_balance as balance, t.{other}_account as other"
-    )
-}
-
 /// With what stands on the first line of their transaction.
 fn lines(entries: &str, order: &str) -> String {
     format!(
-        "select e.booked_at, e.entry, e.effective_at, e.change, e.balance, o.name, e.transaction, e.line,
+        "select e.booked_at, e.number, e.effective_at, e.change, e.balance, o.name, e.transaction, e.line,
                 p.kind, p.description, p.corrects, p.reverses
          from ({entries}) e
-         join ledger.account o on o.id = e.other
+         join ledger.account o on o.id = e.counterpart
          cross join lateral (
              select p.kind, p.description, p.corrects, p.reverses from ledger.transfer p
              where p.posting = e.posting and p.place = e.place and p.line = 1 and p.booked_at = e.booked_at limit 1

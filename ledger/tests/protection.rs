@@ -7,22 +7,27 @@ use common::{Database, post, refused, transaction, transfer};
 use hydrometer_ledger::{migration, verify};
 use tokio_postgres::Client;
 
-const TABLES: [&str; 10] = [
+const TABLES: [&str; 11] = [
     "account",
     "account_balance",
     "account_limit",
     "hold",
     "hold_resolution",
     "metadata_field",
+    "movement",
     "outbox",
     "posting",
     "transaction_id",
     "transfer",
 ];
 
-const INSERT_TRANSFER: &str = "insert into ledger.transfer (posting, place, line, debit_account, credit_account, debit_entry,
-    credit_entry, effective_at, booked_at, transaction, amount, debit_balance, credit_balance, currency, kind, description, metadata)
-    values (1, 1, 1, 1, 2, 9, 9, now(), now(), gen_random_uuid(), 1, 1, -1, 'USD', 'k', '', '{}')";
+const INSERT_TRANSFER: &str =
+    "insert into ledger.transfer (posting, place, line, debit_account, credit_account, effective_at,
+    booked_at, transaction, amount, currency, kind, description, metadata)
+    values (1, 1, 1, 1, 2, now(), now(), gen_random_uuid(), 1, 'USD', 'k', '', '{}')";
+const INSERT_MOVEMENT: &str =
+    "insert into ledger.movement (account, booked_at, previous_at, posting, entries, balance, places)
+    values (1, now(), '-infinity', 1, 9, 1, '{1}')";
 const INSERT_INTO_PARTITION: &str = "do $$ begin execute format('insert into ledger.transfer_%s select * from ledger.transfer', to_char(now(), 'YYYY_MM')); end $$";
 
 async fn posted() -> (Database, Client, Client) {
@@ -51,6 +56,7 @@ async fn the_application_changes_nothing() {
         "update ledger.account_balance set debits = 1",
         "insert into ledger.account_balance (account, currency, debit_normal) values (99, 'USD', true)",
         INSERT_TRANSFER,
+        INSERT_MOVEMENT,
         INSERT_INTO_PARTITION,
         "insert into ledger.transaction_id values (gen_random_uuid(), 1, 1)",
         "insert into ledger.posting (booked_at, transactions, transfers) values (now(), 1, 1)",
@@ -116,6 +122,7 @@ async fn the_owner_changes_nothing_either() {
         "insert into ledger.account_balance (account, currency, debit_normal) values (99, 'USD', true)",
         "insert into ledger.account (name, type, party, purpose, currency) values ('a', 'asset', 'a', 'a', 'USD')",
         INSERT_TRANSFER,
+        INSERT_MOVEMENT,
         INSERT_INTO_PARTITION,
         "insert into ledger.posting (booked_at, transactions, transfers) values (now(), 1, 1)",
         "insert into ledger.transaction_id values (gen_random_uuid(), 1, 1)",

@@ -282,12 +282,10 @@ async fn ids_and_entries_are_numbered_without_gaps() {
     each(&mut app, &[vec![long("d")]]).await;
     let rows = app
         .query(
-            "select e.account, array_agg(e.entry order by e.entry), array_agg(e.balance order by e.entry) = array_agg(e.running order by e.entry)
+            "select e.account, array_agg(e.number order by e.number), bool_and(e.balance = e.running)
              from (
-                 select s.account, s.entry, s.balance, sum(s.net) over (partition by s.account order by s.entry) as running
-                 from ledger.transfer t
-                 cross join lateral (values (t.debit_account, t.debit_entry, t.debit_balance, t.amount),
-                                            (t.credit_account, t.credit_entry, t.credit_balance, - t.amount)) as s (account, entry, balance, net)
+                 select a.id as account, s.number, s.balance, sum(s.change) over (partition by a.id order by s.number) as running
+                 from ledger.account a cross join lateral ledger.entries(a.id, '-infinity', 'infinity') s
              ) e group by e.account order by e.account",
             &[],
         )

@@ -95,10 +95,10 @@ fn behind_its_back(sql: &str) -> String {
 
 const CHAINED: &str = "what is chained never changes";
 const BALANCE: &str = "a balance is the sum of its entries";
-const RUNNING: &str = "running balances and numbers of entries follow each other";
 /// PostgreSQL's md5('forged') and md5('h2') as UUIDs.
 const FORGED: &str = "ea76aa1d-2ece-b24d-f1ca-e061feb57188";
 const HELD: &str = "490b2834-e657-37c1-fce9-5e468cc8b8bf";
+const MOVED: &str = "a movement is the sum of its entries, and follows the one before";
 const PROTECTION: &str = "the protection is in place";
 
 fn assert_found(found: &[Violation], law: &str, subject: &str, tampering: &str) {
@@ -119,13 +119,14 @@ async fn changed_rows_are_found_and_named() {
     let cases: Vec<(String, Vec<(&str, String)>)> = vec![
         (
             format!("update ledger.transfer set amount = 70 where transaction = '{two}'"),
-            vec![(CHAINED, two.clone()), (BALANCE, "renter:x:unbilled".into()), (RUNNING, two.clone())],
+            vec![(CHAINED, two.clone()), (BALANCE, "renter:x:unbilled".into()), (MOVED, "renter:x:unbilled:USD, set ".into())],
         ),
         // With everything that depends on it: only the chain can tell.
         (
             format!(
-                "update ledger.transfer set amount = amount + 1, debit_balance = debit_balance + 1, credit_balance = credit_balance - 1
-                 where transaction = '{five}';
+                "update ledger.transfer set amount = amount + 1 where transaction = '{five}';
+                 update ledger.movement set balance = balance + 1 where account = {x} and entries = (select max(entries) from ledger.movement where account = {x});
+                 update ledger.movement set balance = balance - 1 where account = {y} and entries = (select max(entries) from ledger.movement where account = {y});
                  update ledger.account_balance set debits = debits + 1 where account = {x};
                  update ledger.account_balance set credits = credits + 1 where account = {y}"
             ),
@@ -212,7 +213,7 @@ async fn changed_rows_are_found_and_named() {
                      select jsonb_populate_record(t, jsonb_build_object('place', 9, 'transaction', md5('forged')::uuid)) as t
                      from ledger.transfer t where transaction = '{three}') f"
             ),
-            vec![("a transaction has its transfers", FORGED.into()), (CHAINED, FORGED.into()), (RUNNING, "transaction".into())],
+            vec![("a transaction has its transfers", FORGED.into()), (CHAINED, FORGED.into()), (MOVED, "set ".into())],
         ),
         // A set of its own, put before what is chained.
         (
@@ -225,13 +226,37 @@ async fn changed_rows_are_found_and_named() {
             ),
             vec![("every set is chained in its turn", "set 5".into())],
         ),
+        // Movements: forged, missing, invented, out of order, by another way.
+        (
+            format!("update ledger.movement set balance = balance + 1 where account = {x} and previous_at = '-infinity'"),
+            vec![(MOVED, "renter:x:unbilled:USD, set ".into())],
+        ),
+        (
+            format!("update ledger.movement set entries = entries + 1 where account = {y} and previous_at = '-infinity'"),
+            vec![(MOVED, "renter:y:unbilled:USD, set ".into())],
+        ),
+        (
+            format!("update ledger.movement set places = '{{7}}' where account = {x} and previous_at = '-infinity'"),
+            vec![(MOVED, "renter:x:unbilled:USD, set ".into())],
+        ),
+        (
+            format!("delete from ledger.movement where account = {x} and previous_at = '-infinity'"),
+            vec![(MOVED, "renter:x:unbilled:USD, set ".into())],
+        ),
         (
             format!(
-                "update ledger.transfer t set debit_entry = o.debit_entry, credit_entry = o.credit_entry
-                 from ledger.transfer o where t.transaction in ('{four}', '{five}') and o.transaction in ('{four}', '{five}')
-                 and o.transaction <> t.transaction"
+                "insert into ledger.movement select account, booked_at + interval '1 second', booked_at, posting + 1, entries + 1, balance, places
+                 from ledger.movement where account = {z} order by entries desc limit 1"
             ),
-            vec![(RUNNING, four.clone()), (RUNNING, five.clone()), (CHAINED, "set ".into())],
+            vec![(MOVED, "renter:z:unbilled:USD, set ".into())],
+        ),
+        (
+            format!("update ledger.movement set previous_at = previous_at - interval '1 second' where account = {y} and previous_at > '-infinity'"),
+            vec![(MOVED, "renter:y:unbilled:USD, set ".into())],
+        ),
+        (
+            format!("update ledger.account_balance set booked_before = booked_before - interval '1 second' where account = {y}"),
+            vec![(MOVED, "renter:y:unbilled:USD".into())],
         ),
         (
             format!(

@@ -28,11 +28,12 @@ const BATCH_ROWS: usize = 8_192;
 const SUM_MAX: i128 = i128::MAX / 1_000;
 
 /// What the tables hold, by their names in SQL.
-const ABOUT: [(&str, &str); 43] = [
+const ABOUT: [(&str, &str); 44] = [
     ("ledger_account", "accounts: type, party, purpose and currency"),
     ("ledger_balance", "debits and credits of each account so far"),
     ("ledger_transaction", "transactions: what was posted, when it counts, when it was booked, what it corrects"),
     ("ledger_transfer", "transfers: one amount from a debit to a credit account"),
+    ("ledger_movement", "what each set moved on each account, and how the account stood after it"),
     ("ledger_posting", "sets of transactions that were posted together"),
     ("ledger_transaction_id", "ids that are taken, for ever"),
     ("ledger_account_limit", "how far accounts may be overdrawn: each change, by whom and why"),

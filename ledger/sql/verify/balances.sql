@@ -1,42 +1,68 @@
--- Balances against entries. $1: a random number, so that nobody can prepare for the fingerprints.
+-- Balances and movements against entries. $1: a random number, so that nobody can prepare for the fingerprints.
 --
--- Each entry leads from (number before, balance before) to (number, balance). Their fingerprints, all taken together by
--- XOR, leave those of the beginning and of the end if and only if the entries are one path from the one to the other:
--- numbered without a gap, each balance the one before and the amount. So nothing needs to be sorted.
+-- What a movement says to have moved is its balance less the one before. Weighed by a number that is drawn for each set
+-- and account, the sum over all movements of an account is that over its entries if and only if each movement is the
+-- sum of its entries; a fingerprint of the places likewise. So neither sides nor entries need to be sorted.
 with opening as (
     {opening}
 ),
 sums as (
-    select account, sum(debits) as debits, sum(credits) as credits, sum(entries)::bigint as entries, bit_xor(print) as print
+    select account, sum(debits) as debits, sum(credits) as credits, sum(entries)::bigint as entries, sum(moved) as moved, sum(places) as places
     from (
         select t.debit_account as account, sum(t.amount) as debits, 0 as credits, count(*) as entries,
-               bit_xor(hash_numeric_extended(t.debit_balance, hashint8extended(t.debit_entry, $1))
-                       # hash_numeric_extended(t.debit_balance - t.amount, hashint8extended(t.debit_entry - 1, $1))) as print
+               sum(t.amount * (hashint8extended(t.posting, hashint8extended(t.debit_account, $1)) & 2147483647)) as moved,
+               sum(hashint4extended(t.place, hashint8extended(t.posting, hashint8extended(t.debit_account, $1)))) as places
         from ledger.transfer t group by t.debit_account
         union all
         select t.credit_account, 0, sum(t.amount), count(*),
-               bit_xor(hash_numeric_extended(t.credit_balance, hashint8extended(t.credit_entry, $1))
-                       # hash_numeric_extended(t.credit_balance + t.amount, hashint8extended(t.credit_entry - 1, $1)))
+               - sum(t.amount * (hashint8extended(t.posting, hashint8extended(t.credit_account, $1)) & 2147483647)),
+               sum(hashint4extended(t.place, hashint8extended(t.posting, hashint8extended(t.credit_account, $1))))
         from ledger.transfer t group by t.credit_account
         union all
-        select o.account, o.debits, o.credits, o.entries,
-               hash_numeric_extended(o.debits - o.credits, hashint8extended(o.entries, $1))
-               # hash_numeric_extended(0, hashint8extended(0, $1))
-        from opening o
+        select o.account, o.debits, o.credits, o.entries, 0, 0 from opening o
     ) s
     group by account
 ),
+place as (
+    select m.account, sum(p.print) as places
+    from ledger.movement m
+    cross join lateral (
+        select sum(hashint4extended(u.place, hashint8extended(m.posting, hashint8extended(m.account, $1)))) as print
+        from unnest(m.places) as u (place)
+    ) p
+    group by m.account
+),
+path as (
+    select m.account, m.posting, m.booked_at, m.previous_at, m.entries, m.balance, cardinality(m.places) as count,
+           lag(m.entries) over w as entries_before, lag(m.balance) over w as balance_before, lag(m.booked_at) over w as booked_before
+    from ledger.movement m
+    window w as (partition by m.account order by m.booked_at)
+),
+moved as (
+    select p.account, max(p.booked_at) as booked_at, max(p.previous_at) as booked_before,
+           bool_and(p.entries = coalesce(p.entries_before, o.entries, 0) + p.count
+                    and case when p.booked_before is not null then p.previous_at = p.booked_before
+                             else p.previous_at = '-infinity' or o.account is not null end) as linked,
+           max(p.entries) as entries,
+           sum((p.balance - coalesce(p.balance_before, o.debits - o.credits, 0))
+               * (hashint8extended(p.posting, hashint8extended(p.account, $1)) & 2147483647)) as moved
+    from path p left join opening o on o.account = p.account
+    group by p.account
+),
 state as (
-    select coalesce(b.account, s.account, a.id) as account, coalesce(a.name, 'number ' || coalesce(b.account, s.account)) as name,
+    select coalesce(b.account, s.account, m.account, a.id) as account,
+           coalesce(a.name, 'number ' || coalesce(b.account, s.account, m.account)) as name,
            a.id is null as unknown, b.account is null as missing, a.type, a.currency as account_currency, b.currency, b.debit_normal,
-           b.debits, b.credits, b.entries, b.last_booked_at,
+           b.debits, b.credits, b.entries,
            coalesce(s.debits, 0) as sum_debits, coalesce(s.credits, 0) as sum_credits, coalesce(s.entries, 0) as count,
-           coalesce(s.print, 0) as print,
-           hash_numeric_extended(coalesce(s.debits, 0) - coalesce(s.credits, 0), hashint8extended(coalesce(s.entries, 0), $1))
-           # hash_numeric_extended(0, hashint8extended(0, $1)) as path
+           (coalesce(m.moved, 0), coalesce(p.places, 0)) = (coalesce(s.moved, 0), coalesce(s.places, 0))
+           and coalesce(m.linked and m.entries = s.entries and (m.booked_at, m.booked_before) = (b.last_booked_at, b.booked_before), s.account is null or o.entries = s.entries) as moved
     from ledger.account_balance b
     full join sums s on s.account = b.account
-    full join ledger.account a on a.id = coalesce(b.account, s.account)
+    full join moved m on m.account = coalesce(b.account, s.account)
+    full join ledger.account a on a.id = coalesce(b.account, s.account, m.account)
+    left join place p on p.account = m.account
+    left join opening o on o.account = s.account
 )
 
 select 'debits equal credits' as law, 'currency ' || s.currency as subject,
@@ -53,8 +79,8 @@ where missing or (debits, credits, entries) <> (sum_debits, sum_credits, count)
 
 union all
 -- Named by their rows in a second question.
-select 'running balances and numbers of entries follow each other', 'account ' || name, '', account
-from state where print <> path
+select 'a movement is the sum of its entries, and follows the one before', 'account ' || name, '', account
+from state where not moved
 
 union all
 select 'a balance is that of its account', 'account ' || name,

@@ -3,11 +3,11 @@ with guard (tab, name, function, always) as (
     select t.tab, g.name, g.function, g.name <> 'by_post'
     from (values ('immutable', 'refuse_change'), ('immutable_row', 'refuse_change'), ('by_post', 'refuse_bypass')) as g (name, function)
     cross join (
-        select unnest(array['account', 'posting', 'transfer', 'metadata_field', 'account_limit', 'hold', 'hold_resolution',
+        select unnest(array['account', 'posting', 'transfer', 'movement', 'metadata_field', 'account_limit', 'hold', 'hold_resolution',
                             'identity', 'link', 'anchor', 'archive', 'archive_balance', 'detached']) as tab
         union all
         select c.relname from pg_catalog.pg_inherits i join pg_catalog.pg_class c on c.oid = i.inhrelid
-        where i.inhparent = to_regclass('ledger.transfer')
+        where i.inhparent in (to_regclass('ledger.transfer'), to_regclass('ledger.movement'))
     ) t
     union all
     values ('transaction_id', 'immutable', 'refuse_change', true), ('transaction_id', 'immutable_row', 'refuse_unless_own', true),
@@ -66,5 +66,6 @@ union all
 -- A month is attached, or detached and on record.
 select 'every month is attached or archived', 'ledger.' || c.relname, 'it holds transfers, and is neither attached nor detached by the ledger', null
 from pg_catalog.pg_class c
-where c.relnamespace = to_regnamespace('ledger') and c.relkind = 'r' and c.relname ~ '^transfer_\d{4}_\d{2}$'
-  and not exists (select from pg_catalog.pg_inherits i where i.inhrelid = c.oid and i.inhparent = to_regclass('ledger.transfer'))
+where c.relnamespace = to_regnamespace('ledger') and c.relkind = 'r' and c.relname ~ '^(transfer|movement)_\d{4}_\d{2}$'
+  and not exists (select from pg_catalog.pg_inherits i
+                  where i.inhrelid = c.oid and i.inhparent in (to_regclass('ledger.transfer'), to_regclass('ledger.movement')))

@@ -22,7 +22,17 @@ reversed as (
     where f.reverses is not null
     group by 1, 2, 3
 ),
-described as (select distinct kind from ledger.metadata_field)
+described as (select distinct kind from ledger.metadata_field),
+-- Accounts that are beyond their limit now, and how they stood when it was set.
+settled as (
+    select distinct on (m.account) m.account, m.balance, m.entries
+    from ledger.account_balance b
+    join latest l on l.account = b.account
+    join ledger.movement m on m.account = b.account and m.booked_at <= l.set_at
+    where case when b.debit_normal then b.debits - b.credits - b.pending_credits
+               else b.credits - b.debits - b.pending_debits end < - b.credit_limit
+    order by m.account, m.booked_at desc
+)
 
 select 'a correction names what it corrects' as law, 'transaction ' || t.transaction as subject,
        format('it corrects %s, which does not exist', t.corrects) as detail, null::bigint as account
@@ -130,14 +140,10 @@ cross join lateral (
     select least(- b.credit_limit,
                  coalesce((select case when b.debit_normal then e.balance else - e.balance end
                            from (
-                               (select t.debit_balance as balance, t.debit_entry as entry from ledger.transfer t
-                                where t.debit_account = b.account and t.booked_at <= l.set_at order by t.booked_at desc, t.debit_entry desc limit 1)
-                               union all
-                               (select t.credit_balance, t.credit_entry from ledger.transfer t
-                                where t.credit_account = b.account and t.booked_at <= l.set_at order by t.booked_at desc, t.credit_entry desc limit 1)
+                               (select s.balance, s.entries from settled s where s.account = b.account)
                                union all
                                select o.debits - o.credits, o.entries from ({opening}) o where o.account = b.account
-                           ) e order by e.entry desc limit 1), 0)
+                           ) e order by e.entries desc limit 1), 0)
                  - coalesce((select sum(h.amount) from ledger.hold h left join ledger.hold_resolution r on r.hold = h.id
                              where case when b.debit_normal then h.credit_account else h.debit_account end = b.account
                                and h.booked_at <= l.set_at and (r.at is null or r.at > l.set_at)), 0)) as available

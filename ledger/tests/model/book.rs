@@ -265,13 +265,9 @@ async fn transactions(client: &Client) -> HashMap<TransactionId, Transaction> {
 pub async fn running_balances(client: &Client, name: &str) -> Vec<i128> {
     let rows = client
         .query(
-            "select distinct on (transaction) entry, balance from (
-                 select t.transaction, t.debit_entry as entry, t.debit_balance as balance from ledger.transfer t
-                 where t.debit_account = (select id from ledger.account where name = $1)
-                 union all
-                 select t.transaction, t.credit_entry, t.credit_balance from ledger.transfer t
-                 where t.credit_account = (select id from ledger.account where name = $1)
-             ) e order by transaction, entry desc",
+            "select distinct on (e.transaction) e.number, e.balance
+             from ledger.account a cross join lateral ledger.entries(a.id, '-infinity', 'infinity') e
+             where a.name = $1 order by e.transaction, e.number desc",
             &[&name],
         )
         .await
