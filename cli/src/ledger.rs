@@ -7,6 +7,7 @@ mod hold;
 mod journal;
 mod limit;
 mod moment;
+mod month;
 mod statement;
 
 use clap::{Args, Subcommand};
@@ -92,6 +93,8 @@ enum LedgerCommand {
     Chain(anchor::ChainArgs),
     /// Write down what the chain has reached
     Anchor(anchor::AnchorArgs),
+    /// Months as Parquet files: list, write, detach, verify
+    Month(month::MonthArgs),
 }
 
 pub async fn run(args: LedgerArgs, connection: &Connection) -> Result<u8, CliError> {
@@ -122,6 +125,7 @@ pub async fn run(args: LedgerArgs, connection: &Connection) -> Result<u8, CliErr
         LedgerCommand::Limit(args) => limit::run(args, open().await?.client()).await,
         LedgerCommand::Chain(args) => anchor::chain(args, &open().await?).await,
         LedgerCommand::Anchor(args) => anchor::anchor(args, &open().await?).await,
+        LedgerCommand::Month(args) => month::run(args, connection).await,
     }
 }
 

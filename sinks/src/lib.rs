@@ -2,10 +2,12 @@
 //!
 //! * [`store`]: durable staging, publication under deterministic names, reading by name
 //! * [`parquet`]: record batches to bytes and back
+//! * [`months`]: months of the ledger that leave the database
 //! * [`usage`], [`rated`], [`quarantine`]: the rows of the tables, and how staged rows become a published file
 //!
 //! Nothing here decides what is true; that is the commit's manifest in Postgres. This crate only does as it is named there.
 
+pub mod months;
 pub mod parquet;
 pub mod quarantine;
 pub mod rated;
@@ -28,6 +30,8 @@ pub enum SinkError {
     Parquet { doing: &'static str, name: String, detail: String },
     #[error("{name} does not hold what the manifest says: expected sha256 {expected}, found {found}")]
     Checksum { name: String, expected: String, found: String },
+    #[error("{0}")]
+    Ledger(#[from] hydrometer_ledger::LedgerError),
     #[error("rated records do not fit their steps: {detail}")]
     Amounts { detail: String },
 }

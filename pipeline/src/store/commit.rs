@@ -379,7 +379,7 @@ async fn corrected_transaction(
             "SELECT s.transaction FROM hydrometer.rating_step AS s \
              JOIN hydrometer.rating_state AS k ON k.id = s.state \
              JOIN hydrometer.object AS o ON o.name = s.object JOIN hydrometer.commit AS c ON c.id = o.commit_id \
-             JOIN ledger.transaction AS t ON t.id = s.transaction \
+             JOIN ledger.transaction_id AS t ON t.id = s.transaction \
              WHERE o.kind = 'rated' AND o.topic = $1 AND o.partition = $2 AND o.hour_s = $3 \
                AND (k.contract, k.renter, k.currency, k.charge, k.period_s, k.resource) = ($4, $5, $6, $7, $8, $9) \
                AND s.supplier = $10 ORDER BY c.at, s.transaction LIMIT 1",

@@ -159,7 +159,8 @@ impl Server {
 impl Outage {
     /// What was named last, up to a second.
     fn fault_known(&self, second: i64) -> Option<Party> {
-        self.named.iter().filter(|(named, _)| *named <= second).last().map(|(_, fault)| *fault)
+        let mut known = self.named.iter().rev();
+        known.find(|(named, _)| *named <= second).map(|(_, fault)| *fault)
     }
 }
 
