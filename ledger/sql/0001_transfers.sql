@@ -100,7 +100,8 @@ begin
         select b.* from back b where b.booked_at < until order by b.booked_at desc;
 end $$;
 
--- When about so many entries of an account have been booked, counted from a time; infinity: never so many.
+-- A time before which so many entries of an account were booked since another, and not many more; infinity: there are not so
+-- many. Two landmarks more, since the first may lie behind what the caller has, and the next close to it.
 create or replace function ledger.landmark_after(account bigint, since timestamptz, entries bigint) returns timestamptz
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
@@ -112,10 +113,10 @@ begin
         select l.booked_at from ledger.movement l
         where l.account = landmark_after.account and l.booked_at >= since
           and l.entries / 64 > (l.entries - cardinality(l.places)) / 64
-        order by l.booked_at offset landmark_after.entries / 64 + 1 limit 1), 'infinity');
+        order by l.booked_at offset landmark_after.entries / 64 + 2 limit 1) + interval '1 microsecond', 'infinity');
 end $$;
 
--- The same backwards; -infinity: never so many.
+-- The same backwards: a time from which so many were booked before another; -infinity: there are not so many.
 create or replace function ledger.landmark_before(account bigint, until timestamptz, entries bigint) returns timestamptz
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
@@ -127,7 +128,7 @@ begin
         select l.booked_at from ledger.movement l
         where l.account = landmark_before.account and l.booked_at < until
           and l.entries / 64 > (l.entries - cardinality(l.places)) / 64
-        order by l.booked_at desc offset landmark_before.entries / 64 + 1 limit 1), '-infinity');
+        order by l.booked_at desc offset landmark_before.entries / 64 + 2 limit 1), '-infinity');
 end $$;
 
 -- The entries of a movement. On each account, entries are numbered without gaps, in the order of booking, place and line.

@@ -51,7 +51,7 @@ pub async fn statement_page(
         "select e.*
          from ledger.account a
          cross join lateral ledger.entries(
-             a.id, $2, least($4, ledger.landmark_after(a.id, $2, $5) + interval '1 microsecond')) e
+             a.id, $2, least($4, ledger.landmark_after(a.id, $2, $5))) e
          where a.name = $1 and (e.booked_at, e.number) > ($2, $3) order by e.booked_at, e.number limit $5",
         "e.booked_at, e.number",
     );

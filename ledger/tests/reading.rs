@@ -323,6 +323,46 @@ async fn pages_give_each_line_once_while_writers_append() {
     database.drop().await;
 }
 
+/// Whatever the size of sets and pages: every page but the last is full, and each line is there once.
+#[tokio::test]
+async fn pages_are_full_wherever_they_end() {
+    let database = Database::create().await;
+    let mut app = database.app().await;
+    let mut random = Random::seeded();
+    let mut count = 0;
+    while count < 700 {
+        // Mostly one entry, now and then more than a page.
+        let size = if random.below(8) == 0 { 1 + random.below(150) } else { 1 + random.below(3) };
+        let lines = (0..size).map(|_| if random.below(2) == 0 { transfer("1", "2", 3) } else { transfer("2", "1", 1) });
+        post(&mut app, &[transaction(&format!("at {count}"), lines.collect())]).await.unwrap();
+        count += size;
+    }
+    let name = account("1").name;
+    let numbers: Vec<i64> = (1..=count as i64).collect();
+    let until = Utc::now() + TimeDelta::days(1);
+    for limit in [1, 2, 7, 63, 64, 65, 130, 1_000] {
+        let mut forward = Vec::new();
+        let mut after = Place { booked_at: until - TimeDelta::days(2), entry: 0 };
+        loop {
+            let page = statement_page(&app, &name, after, until, limit).await.unwrap();
+            forward.extend(page.iter().map(|line| line.place.entry));
+            let Some(last) = page.last().filter(|_| page.len() == limit as usize) else { break };
+            after = last.place;
+        }
+        assert_eq!(forward, numbers, "pages of {limit}");
+        let (mut backward, mut position) = (0, None);
+        loop {
+            let page = transfers(&app, Some(&name), position, limit).await.unwrap();
+            backward += page.len() as u64;
+            let Some(last) = page.last().filter(|_| page.len() == limit as usize) else { break };
+            position = Some(last.position);
+        }
+        assert_eq!(backward, count, "pages of {limit}");
+    }
+    drop(app);
+    database.drop().await;
+}
+
 async fn snapshot(client: &mut Client) -> tokio_postgres::Transaction<'_> {
     client.build_transaction().isolation_level(IsolationLevel::RepeatableRead).read_only(true).start().await.unwrap()
 }

@@ -131,6 +131,8 @@ impl Kind {
         let quoted = quote(column);
         match self {
             Kind::Decimal(..) | Kind::Text => format!("{quoted}::text"),
+            // -infinity stands for never.
+            Kind::Timestamp => format!("CASE WHEN isfinite({quoted}) THEN {quoted} END"),
             _ => quoted,
         }
     }
@@ -184,7 +186,8 @@ pub async fn tables(source: &Arc<Source>) -> Result<Vec<PostgresTable>, CutError
     for row in &rows {
         let (schema_name, table_name): (String, String) = (row.get(0), row.get(1));
         let column = Column { name: row.get(2), kind: Kind::of(row.get(3), row.get(4)) };
-        let field = Field::new(&column.name, column.kind.arrow(), row.get(5));
+        let may_be_null = row.get(5) || column.kind == Kind::Timestamp;
+        let field = Field::new(&column.name, column.kind.arrow(), may_be_null);
         match tables.last_mut() {
             Some(last) if (&last.0, &last.1) == (&schema_name, &table_name) => {
                 last.2.push(column);
