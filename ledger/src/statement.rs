@@ -73,7 +73,7 @@ pub async fn statement_page(
 }
 
 /// The statement of an account over the times from `from` to before `to`. Its lines are read page by page, and add up:
-/// an error says when they do not. By booking time each line is held to the running balance that was stored with it. By
+/// an error says when they do not. By booking time each line is held to the balance that was stored with its movement. By
 /// effective time there is none, and opening and closing are worked out from entries like the lines are, so only
 /// `verify` finds an entry that was forged.
 pub struct Statement<'a> {

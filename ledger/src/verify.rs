@@ -58,8 +58,7 @@ const DETACHED: &str =
     "p.booked_at < (select max(d.month) + interval '1 month' from ledger.detached d) at time zone 'UTC'";
 const ATTACHED: &str = "left join ledger.posting p on p.number = i.posting where ({detached}) is not true";
 
-/// Checks every law: debits equal credits per currency; balances, running balances and entry numbers follow from the
-/// entries; transfers are sound and transactions complete; reversals, holds, limits and metadata keep their rules; the
+/// Checks every law: debits equal credits per currency; balances and movements follow from the entries; transfers are sound and transactions complete; reversals, holds, limits and metadata keep their rules; the
 /// chain is what the rows make it, and reaches the anchors on record; triggers, privileges and functions are in place.
 /// It sees one moment of a ledger in use. Nothing found, nothing wrong.
 ///

@@ -32,6 +32,6 @@ select 'what is chained never changes', format('set %s', $1),
 from chained c
 having count(*) filter (where c.digest not in (select w.digest from whole w)) > 0
 union all
-select 'what is chained never changes', format('set %s', $1), 'the places of its transfers, entries, running balances or booking times changed', null
+select 'what is chained never changes', format('set %s', $1), 'the places of its transfers or their booking times changed', null
 where exists (select from chained)
   and array(select c.digest from chained c order by 1) = array(select w.digest from whole w order by 1)
