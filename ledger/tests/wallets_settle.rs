@@ -13,7 +13,7 @@ use wallet_common::{Truth, at, id, oracle, pieces, shuffle, units};
 
 const SECONDS: u64 = 40;
 
-fn grant(name: &str, nanos: i128, from: i64, expires: Option<i64>, recorded: i64) -> Grant {
+fn grant(name: &str, nanos: i128, from: i64, expires: Option<i64>) -> Grant {
     Grant {
         id: id(name),
         amount: units(nanos),
@@ -21,20 +21,21 @@ fn grant(name: &str, nanos: i128, from: i64, expires: Option<i64>, recorded: i64
         priority: 0,
         from: at(from),
         expires: expires.map(at),
-        recorded: (recorded, 1),
+        promotional: false,
     }
 }
 
 fn random_grants(random: &mut Random) -> Vec<Grant> {
     (0..random.below(7) as i64)
-        .map(|recorded| {
+        .map(|name| {
             let from = random.below(SECONDS) as i64 - 2;
             let expires = (random.below(4) > 0).then(|| from + 1 + random.below(20) as i64);
             let amount = 1 + random.below(60) as i128;
             Grant {
                 priority: random.below(3) as i32,
                 debited: units(if random.below(4) == 0 { random.below(amount as u64 + 1) as i128 } else { 0 }),
-                ..grant(&recorded.to_string(), amount, from, expires, recorded)
+                promotional: random.below(3) == 0,
+                ..grant(&name.to_string(), amount, from, expires)
             }
         })
         .collect()
@@ -83,7 +84,7 @@ fn settles_as_the_oracle_does_whatever_the_order_and_the_pieces() {
             let settlement = settle(&grants, news, at(frontier)).unwrap();
             assert_eq!(told(&settlement), truth);
         }
-        // The order in which grants are given is not that of their age.
+        // The order in which grants are given says nothing.
         let mut order: Vec<usize> = (0..grants.len()).collect();
         shuffle(&mut random, &mut order);
         let shuffled: Vec<Grant> = order.iter().map(|&place| grants[place].clone()).collect();
@@ -123,11 +124,11 @@ fn debits_of_what_is_left_leave_consumption_as_it_was() {
 }
 
 #[test]
-fn priority_then_expiry_then_age() {
-    let mut first = grant("first", 10, 0, None, 1);
-    let second = grant("second", 10, 0, Some(100), 2);
-    let third = grant("third", 10, 0, Some(100), 3);
-    let mut fourth = grant("fourth", 10, 0, None, 4);
+fn priority_then_expiry_then_start_then_promises() {
+    let mut first = grant("first", 10, 0, None);
+    let second = grant("second", 10, 0, Some(100));
+    let third = grant("third", 10, 1, Some(100));
+    let mut fourth = grant("fourth", 10, 1, None);
     let consumed = |grants: &[Grant], nanos: i128| -> Vec<i128> {
         let settlement = settle(grants, [(at(5), units(nanos))], at(0)).unwrap();
         settlement.consumed.iter().map(|amount| amount.nanos()).collect()
@@ -139,11 +140,15 @@ fn priority_then_expiry_then_age() {
     assert_eq!(consumed(&grants(&first, &fourth), 15), [0, 5, 0, 10]);
     first.priority = i32::MIN;
     assert_eq!(consumed(&grants(&first, &fourth), 15), [10, 0, 0, 5]);
+
+    let paid = grant("paid", 10, 0, None);
+    let promised = Grant { promotional: true, ..grant("promised", 10, 0, None) };
+    assert_eq!(consumed(&[paid, promised], 15), [5, 10]);
 }
 
 #[test]
 fn an_end_is_the_first_second_without_and_a_later_grant_pays_no_earlier_receivable() {
-    let grants = [grant("early", 10, 10, Some(20), 1), grant("late", 10, 30, None, 2)];
+    let grants = [grant("early", 10, 10, Some(20)), grant("late", 10, 30, None)];
     let used = [(at(9), units(1)), (at(10), units(2)), (at(19), units(3)), (at(20), units(4)), (at(30), units(5))];
     let settlement = settle(&grants, used, at(19)).unwrap();
     assert_eq!(settlement.consumed, [units(5), units(5)]);
@@ -166,7 +171,7 @@ fn an_end_is_the_first_second_without_and_a_later_grant_pays_no_earlier_receivab
 
 #[test]
 fn an_interval_below_zero_is_a_receivable_below_zero() {
-    let grants = [grant("only", 10, 10, None, 1)];
+    let grants = [grant("only", 10, 10, None)];
     let settled = |used: &[(i64, i128)]| {
         let used = used.iter().map(|(second, nanos)| (at(*second), units(*nanos)));
         let settlement = settle(&grants, used, at(0)).unwrap();
@@ -183,7 +188,7 @@ fn an_interval_below_zero_is_a_receivable_below_zero() {
 #[test]
 fn nothing_wraps() {
     let most = Amount::from_nanos(i128::MAX);
-    let grants = [Grant { amount: most, ..grant("most", 1, 0, None, 1) }];
+    let grants = [Grant { amount: most, ..grant("most", 1, 0, None) }];
     assert!(settle(&grants, [(at(1), most), (at(2), units(1))], at(0)).is_err());
     let settlement = settle(&grants, [(at(1), most)], at(0)).unwrap();
     assert_eq!(settlement.consumed, [most]);

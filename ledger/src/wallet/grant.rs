@@ -178,7 +178,7 @@ impl NewGrant {
                     priority: self.priority,
                     from: time("a grant's start", part.at)?,
                     expires: self.expires.map(|end| time("a grant's end", end)).transpose()?,
-                    recorded: (0, 0), // given when it is recorded
+                    promotional: source.is_none(),
                 },
                 source: source.clone(),
                 on_expiry: self.on_expiry,

@@ -74,8 +74,8 @@ async fn load(
 }
 
 const GRANTS: &str = "
-    select g.wallet, g.id, g.whole, g.amount, b.debited, g.priority, g.from_at, g.expires_at, g.number, g.part,
-           g.on_expiry, b.consumed, b.expired, a.name, a.type, a.party, a.purpose, a.currency, g.source
+    select g.wallet, g.id, g.whole, g.amount, b.debited, g.priority, g.from_at, g.expires_at,
+           g.kind = 'promotional', g.on_expiry, b.consumed, b.expired, a.name, a.type, a.party, a.purpose, a.currency, g.source
     from ledger.wallet_grant g
     join ledger.wallet_booked b on b.grant_id = g.id
     left join ledger.account a on a.name = g.source
@@ -136,7 +136,7 @@ async fn rows(client: &impl GenericClient, sql: &str, wallets: &[Uuid]) -> Resul
 }
 
 fn held_of(row: &Row) -> Result<Held, LedgerError> {
-    let on_expiry: &str = row.get(10);
+    let on_expiry: &str = row.get(9);
     Ok(Held {
         whole: row.get(2),
         grant: Grant {
@@ -146,25 +146,25 @@ fn held_of(row: &Row) -> Result<Held, LedgerError> {
             priority: row.get(5),
             from: row.get::<_, DateTime<Utc>>(6),
             expires: row.get(7),
-            recorded: (row.get(8), row.get(9)),
+            promotional: row.get(8),
         },
-        source: row.get::<_, Option<&str>>(18).map(|_| source_of(row)).transpose()?,
+        source: row.get::<_, Option<&str>>(17).map(|_| source_of(row)).transpose()?,
         on_expiry: OnExpiry::parse(on_expiry).ok_or_else(|| unreadable(format!("on_expiry {on_expiry:?}")))?,
-        consumed: amount_at(row, 11)?,
-        expired: amount_at(row, 12)?,
+        consumed: amount_at(row, 10)?,
+        expired: amount_at(row, 11)?,
     })
 }
 
 fn source_of(row: &Row) -> Result<AccountSpec, LedgerError> {
-    let missing = || unreadable(format!("the source of a grant, account {:?}", row.get::<_, Option<&str>>(18)));
-    let name: Option<String> = row.get(13);
-    let kind: Option<&str> = row.get(14);
+    let missing = || unreadable(format!("the source of a grant, account {:?}", row.get::<_, Option<&str>>(17)));
+    let name: Option<String> = row.get(12);
+    let kind: Option<&str> = row.get(13);
     Ok(AccountSpec {
         name: name.ok_or_else(missing)?,
         kind: kind.and_then(AccountType::parse).ok_or_else(missing)?,
-        party: row.get(15),
-        purpose: row.get(16),
-        currency: row.get(17),
+        party: row.get(14),
+        purpose: row.get(15),
+        currency: row.get(16),
     })
 }
 

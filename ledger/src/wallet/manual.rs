@@ -294,7 +294,7 @@ impl Manual {
                     priority: *priority,
                     from: at,
                     expires: expires.map(|end| time("a credit's end", end)).transpose()?,
-                    recorded: (0, 0), // given when it is recorded
+                    promotional: source.is_none(),
                 };
                 let held = Held {
                     whole: self.id,

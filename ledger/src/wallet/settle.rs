@@ -2,8 +2,9 @@
 //!
 //! The *edges* of a wallet are the starts and ends of its grants; between two neighbouring edges the same grants are
 //! active. In each such interval, in order of time, the active grants are consumed by priority (lower first), then
-//! earliest expiry (none is last), then age, then id; what is left over is the interval's receivable. Only the total
-//! of an interval counts, so no order of arrival and no way of splitting the news changes anything:
+//! earliest expiry (none is last), then earliest start, then promotional before paid, then id; what is left over is
+//! the interval's receivable. Only the total of an interval counts, and which of two grants comes first follows from
+//! what they are, so no order of arrival and no way of splitting the news changes anything:
 //!
 //! - consumed by all grants + receivable = use, in every interval;
 //! - an interval whose total is below zero (a correction came before what it corrects) consumes nothing; the whole of
@@ -40,8 +41,8 @@ pub struct Grant {
     pub from: DateTime<Utc>,
     /// Until just before this time.
     pub expires: Option<DateTime<Utc>>,
-    /// Its place among the grants of the wallet in the order they were recorded; the lower is the older.
-    pub recorded: (i64, i32),
+    /// Nobody paid for it.
+    pub promotional: bool,
 }
 
 impl Grant {
@@ -164,7 +165,7 @@ pub fn order(grants: &[Grant]) -> Vec<usize> {
     let mut order: Vec<usize> = (0..grants.len()).collect();
     order.sort_by_key(|&place| {
         let grant = &grants[place];
-        (grant.priority, grant.expires.is_none(), grant.expires, grant.recorded, grant.id)
+        (grant.priority, grant.expires.is_none(), grant.expires, grant.from, !grant.promotional, grant.id)
     });
     order
 }

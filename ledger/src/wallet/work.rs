@@ -142,7 +142,7 @@ impl<'a, 'c> Work<'a, 'c> {
         let granted = book.held.len()..book.held.len() + facts.grants.len();
         if !facts.grants.is_empty() {
             lists.insert("grants", grant_rows(operation, number, &facts.grants));
-            add_grants(tx, book, facts.grants, number).await?;
+            add_grants(tx, book, facts.grants).await?;
         }
         if let Some(whole) = book.held.get(granted.start).map(|held| held.whole) {
             let plan = facts.plan.iter().map(
@@ -307,11 +307,9 @@ async fn add_grants(
     tx: &tokio_postgres::Transaction<'_>,
     book: &mut Book,
     grants: Vec<Held>,
-    number: i64,
 ) -> Result<(), LedgerError> {
     let before = edges(&book.grants());
-    for (mut held, part) in grants.into_iter().zip(1..) {
-        held.grant.recorded = (number, part);
+    for held in grants {
         book.changed_grants.insert(book.held.len());
         book.held.push(held);
     }

@@ -177,9 +177,8 @@ pub fn oracle(grants: &[settle::Grant], used: &[i128], frontier: i64) -> Truth {
                     Some(other) => {
                         let o = &grants[other];
                         let end = |g: &settle::Grant| g.expires.map_or(i64::MAX, second);
-                        g.priority < o.priority
-                            || g.priority == o.priority && end(g) < end(o)
-                            || g.priority == o.priority && end(g) == end(o) && g.recorded < o.recorded
+                        let order = |g: &settle::Grant| (g.priority, end(g), second(g.from), u8::from(!g.promotional));
+                        order(g) < order(o) || order(g) == order(o) && g.id < o.id
                     }
                 };
                 if better {

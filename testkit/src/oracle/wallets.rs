@@ -130,11 +130,12 @@ fn keys(history: &History) -> BTreeSet<Key> {
     prepaid.chain(history.grants.iter().map(|given| given.wallet.clone())).collect()
 }
 
-/// A wallet's grants in the order in which they are used: by priority, then earliest expiry, then oldest.
+/// A wallet's grants in the order in which they are used: by priority, then earliest expiry, then oldest, then what nobody paid for.
 fn given(history: &History, key: &Key) -> Vec<Given> {
     let mut grants: Vec<Given> = history.grants.iter().filter(|given| given.wallet == *key).cloned().collect();
-    // They come in the order of their events, which a stable sort keeps.
-    grants.sort_by_key(|given| (given.priority, given.to.unwrap_or(i64::MAX), given.from));
+    grants.sort_by_key(|given| {
+        (given.priority, given.to.unwrap_or(i64::MAX), given.from, given.kind != GrantKind::Promotional)
+    });
     grants
 }
 
