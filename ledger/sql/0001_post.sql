@@ -5,20 +5,21 @@
 -- the id stays free. What could not be posted whatever the ledger holds (an amount of 0, an unknown account …) is an
 -- error for the whole set.
 --
--- `account`: the numbers of all accounts of the set, ascending. The arrays of transactions have one element each, those of
--- transfers likewise; a transfer names its transaction and its accounts by their places (from 1) in the arrays. Lines are
--- numbered in the order given. The transactions of one number in `chain` are applied all or none; it never falls.
+-- `account`: the numbers of all accounts of the set, ascending; `account_currency`: what each is kept in. The arrays of
+-- transactions have one element each, those of transfers likewise; a transfer names its transaction and its accounts by
+-- their places (from 1) in the arrays. Lines are numbered in the order given. The transactions of one number in `chain` are applied all or none; it never falls.
 --
 -- Locks, in this order and sorted within each, the same for every caller, so that no two wait for each other in a
 -- circle: holds, new ids, ids of what is reversed, balances. They last until the caller's COMMIT; the caller takes its
 -- own locks before, and posts once in a database transaction. What needs no lock of a balance is done before.
 --
--- First it is tried as if nothing spoke against any of them, which is quick; when something might, that is taken back,
--- and they are looked at one by one.
+-- First it is tried as if nothing spoke against any of them, which is quick, with transfers that are written before the
+-- balances are locked; once more, under the locks, when another set was booked on one of the accounts in the meantime.
+-- When something might speak against one of them, all is taken back, and they are looked at one by one.
 create or replace function ledger.post(
-    account bigint[], chain integer[], transaction_id uuid[], transaction_kind text[], transaction_effective_at timestamptz[],
-    transaction_description text[], transaction_corrects uuid[], transaction_reverses uuid[], transaction_captures uuid[],
-    transaction_metadata jsonb[],
+    account bigint[], account_currency text[], chain integer[], transaction_id uuid[], transaction_kind text[],
+    transaction_effective_at timestamptz[], transaction_description text[], transaction_corrects uuid[],
+    transaction_reverses uuid[], transaction_captures uuid[], transaction_metadata jsonb[],
     transfer_transaction integer[], transfer_debit integer[], transfer_credit integer[], transfer_amount numeric[]
 ) returns table (
     place integer,
@@ -47,6 +48,8 @@ as $$
 declare
     v_size    constant integer := cardinality(transaction_id);
     v_posting constant bigint := nextval('ledger.posting_number_seq');
+    -- A single one has little to write ahead, and many who call for one account would overtake each other all the time.
+    v_ahead   boolean := v_size > 1;
 begin
     if v_size <> all (array[cardinality(chain), cardinality(transaction_kind), cardinality(transaction_effective_at),
                             cardinality(transaction_description), cardinality(transaction_corrects), cardinality(transaction_reverses),
@@ -67,7 +70,7 @@ begin
     -- The triggers let nobody else write. Until the end of the function; an error takes it back as well.
     perform set_config('ledger.posting', 'on', true);
 
-    if num_nonnulls(variadic transaction_reverses || transaction_captures) = 0 and not exists (select from ledger.metadata_field) then
+    while num_nonnulls(variadic transaction_reverses || transaction_captures) = 0 and not exists (select from ledger.metadata_field) loop
         begin
             -- Whoever posts an id that another is posting waits for it here.
             insert into ledger.transaction_id (id, posting, place)
@@ -82,30 +85,34 @@ begin
             ) then
                 raise exception 'a transaction corrects what is not there' using errcode = 'HL000';
             end if;
-            if ledger.book(v_posting, account, array(select generate_series(1, v_size)), transaction_id, transaction_kind,
-                           transaction_effective_at, transaction_description, transaction_corrects, transaction_reverses,
-                           transaction_metadata, transfer_transaction, transfer_debit, transfer_credit, transfer_amount) <= 0 then
+            if ledger.book(
+                case when v_ahead then clock_timestamp() else ledger.lock_balances(account) end, v_posting, account, account_currency,
+                array(select generate_series(1, v_size)), transaction_id, transaction_kind, transaction_effective_at,
+                transaction_description, transaction_corrects, transaction_reverses, transaction_metadata,
+                transfer_transaction, transfer_debit, transfer_credit, transfer_amount) <= 0 then
                 raise exception 'an account comes near its limit' using errcode = 'HL000';
             end if;
             perform set_config('ledger.posting', 'off', true);
             return;
         exception
+            when sqlstate 'HL00B' then
+                v_ahead := false;
             when sqlstate 'HL000' or unique_violation or check_violation or not_null_violation or numeric_value_out_of_range then
-                null;
+                exit;
         end;
-    end if;
+    end loop;
 
     return query
         select * from ledger.post_one_by_one(
-            v_posting, account, chain, transaction_id, transaction_kind, transaction_effective_at, transaction_description,
-            transaction_corrects, transaction_reverses, transaction_captures, transaction_metadata,
+            v_posting, account, account_currency, chain, transaction_id, transaction_kind, transaction_effective_at,
+            transaction_description, transaction_corrects, transaction_reverses, transaction_captures, transaction_metadata,
             transfer_transaction, transfer_debit, transfer_credit, transfer_amount);
     perform set_config('ledger.posting', 'off', true);
 end $$;
 
 -- The same for a set of which some may be refused or repeated: `ledger.post` calls it, and has begun the posting.
 create or replace function ledger.post_one_by_one(
-    posting bigint, account bigint[], chain integer[], transaction_id uuid[], transaction_kind text[],
+    posting bigint, account bigint[], account_currency text[], chain integer[], transaction_id uuid[], transaction_kind text[],
     transaction_effective_at timestamptz[], transaction_description text[], transaction_corrects uuid[],
     transaction_reverses uuid[], transaction_captures uuid[], transaction_metadata jsonb[],
     transfer_transaction integer[], transfer_debit integer[], transfer_credit integer[], transfer_amount numeric[]
@@ -135,6 +142,7 @@ declare
     v_available numeric[];
     v_debit_normal boolean[];
     v_account_limit numeric[];
+    v_booked timestamptz;
     -- What one transaction does to what is available of one account, in the order of transactions.
     v_step_transaction integer[];
     v_step_account integer[];
@@ -146,7 +154,7 @@ declare
     v_credit bigint[];
     v_amount numeric[];
 begin
-    perform ledger.refuse_unsound(account, transaction_id, transfer_transaction, transfer_debit, transfer_credit, transfer_amount);
+    perform ledger.refuse_unsound(account, account_currency, transaction_id, transfer_transaction, transfer_debit, transfer_credit, transfer_amount);
 
     -- Holds first. Whoever resolves one that another is resolving waits for it here.
     if v_captures then
@@ -271,20 +279,15 @@ begin
 
     if true = any (v_take) then
         -- Whoever waits here for an account finds its latest balance.
-        select array_agg(b.account), array_agg(b.available), array_agg(b.debit_normal), array_agg(b.credit_limit)
-        into v_account, v_available, v_debit_normal, v_account_limit
-        from (
-            select b.account, ledger.available(b) as available, b.debit_normal, b.credit_limit
-            from (
-                select distinct post_one_by_one.account[s.account] as account
-                from unnest(transfer_transaction, transfer_debit, transfer_credit) as l (owner, debit, credit)
-                cross join lateral (values (l.debit), (l.credit)) as s (account)
-                where v_take[l.owner]
-            ) k
-            join ledger.account_balance b on b.account = k.account
-            order by b.account
-            for no key update of b
-        ) b;
+        select array_agg(distinct post_one_by_one.account[s.account]) into v_account
+        from unnest(transfer_transaction, transfer_debit, transfer_credit) as l (owner, debit, credit)
+        cross join lateral (values (l.debit), (l.credit)) as s (account)
+        where v_take[l.owner];
+        v_booked := ledger.lock_balances(v_account);
+        select array_agg(ledger.available(b) order by n.place), array_agg(b.debit_normal order by n.place),
+               array_agg(b.credit_limit order by n.place)
+        into v_available, v_debit_normal, v_account_limit
+        from unnest(v_account) with ordinality as n (account, place) join ledger.account_balance b on b.account = n.account;
         select array_agg(s.owner), array_agg(s.account), array_agg(s.change)
         into v_step_transaction, v_step_account, v_step_change
         from (
@@ -337,7 +340,9 @@ begin
                                          where c.hold is not null and v_take[c.place]));
         end if;
         perform ledger.book(
-            post_one_by_one.posting, k.accounts, v_places, ledger.pick(transaction_id, v_places), ledger.pick(transaction_kind, v_places),
+            v_booked, post_one_by_one.posting, k.accounts,
+            ledger.pick(account_currency, ledger.ranks(k.accounts, post_one_by_one.account)), v_places,
+            ledger.pick(transaction_id, v_places), ledger.pick(transaction_kind, v_places),
             ledger.pick(transaction_effective_at, v_places), ledger.pick(transaction_description, v_places),
             ledger.pick(transaction_corrects, v_places), ledger.pick(transaction_reverses, v_places),
             ledger.pick(transaction_metadata, v_places), ledger.ranks(v_owner, v_places),

@@ -73,7 +73,7 @@ end $$;
 
 -- Refuses a set that cannot be posted whatever the ledger holds, and says what is wrong with it.
 create or replace function ledger.refuse_unsound(
-    account bigint[], transaction_id uuid[],
+    account bigint[], account_currency text[], transaction_id uuid[],
     transfer_transaction integer[], transfer_debit integer[], transfer_credit integer[], transfer_amount numeric[]
 ) returns void
 language plpgsql
@@ -89,6 +89,15 @@ begin
     end if;
     select array_agg(b.currency order by k.place) into v_currency
     from unnest(account) with ordinality as k (account, place) left join ledger.account_balance b on b.account = k.account;
+    if account_currency is distinct from v_currency then
+        select k.account, k.stated, v_currency[k.place] as kept into v_bad
+        from unnest(account, account_currency) with ordinality as k (account, stated, place)
+        where v_currency[k.place] is distinct from k.stated and v_currency[k.place] is not null limit 1;
+        if found then
+            raise exception 'account % is kept in %, not in %', v_bad.account, v_bad.kept, coalesce(v_bad.stated, 'none')
+                using errcode = 'HL001', hint = 'Nothing of the set was posted. State of each account what it is kept in.';
+        end if;
+    end if;
 
     select transaction_id[l.owner] as id, account[l.debit] as debit, account[l.credit] as credit, l.amount, l.fault into v_bad
     from (

@@ -13,7 +13,7 @@ use crate::{AccountSpec, Amount, HoldId, LedgerError, Outcome, Refusal, RefusalR
 const OPEN: &str = "select ledger.open_accounts($1, $2, $3, $4, $5)";
 const POST: &str = "select place, outcome, reason, detail, (select a.name from ledger.account a where a.id = at), \
                     available, change, credit_limit \
-                    from ledger.post($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)";
+                    from ledger.post($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)";
 
 /// Posts a set of transactions, whole or not at all, as part of the caller's database transaction (READ COMMITTED).
 /// The outcomes are in the order of the set. A refusal of any of them is an error of the whole.
@@ -82,8 +82,9 @@ pub(crate) async fn post_known(
         return Ok(chains.iter().map(|_| Ok(Vec::new())).collect());
     }
     // The types are stated, which spares the round trip that asks for them.
-    let parameters: [(&(dyn ToSql + Sync), Type); 14] = [
+    let parameters: [(&(dyn ToSql + Sync), Type); 15] = [
         (&set.accounts, Type::INT8_ARRAY),
+        (&set.currencies, Type::TEXT_ARRAY),
         (&set.chains, Type::INT4_ARRAY),
         (&set.ids, Type::UUID_ARRAY),
         (&set.kinds, Type::TEXT_ARRAY),
@@ -118,11 +119,12 @@ pub(crate) async fn post_known(
         .collect()
 }
 
-/// A set as the arrays of `ledger.post`: the accounts, an element a transaction, an element a transfer. Transfers name
+/// A set as the arrays of `ledger.post`: an element an account, an element a transaction, an element a transfer. Transfers name
 /// accounts and transactions by their places, from 1.
 #[derive(Default)]
 pub(crate) struct Set<'a> {
     accounts: Vec<i64>,
+    currencies: Vec<&'a str>,
     chains: Vec<i32>,
     ids: Vec<Uuid>,
     kinds: Vec<&'a str>,
@@ -143,6 +145,7 @@ impl<'a> Set<'a> {
     pub(crate) fn of(chains: &[Chain<'a>], id_of: impl Fn(&AccountSpec) -> Option<i64>) -> Result<Self, LedgerError> {
         let mut set = Set::default();
         let mut sides: Vec<[i64; 2]> = Vec::new();
+        let mut accounts: Vec<(i64, &str)> = Vec::new();
         let numbered =
             (1_i32..).zip(chains).flat_map(|(number, chain)| chain.transactions.iter().map(move |t| (number, t)));
         for (place, (chain, t)) in (1_i32..).zip(numbered) {
@@ -156,21 +159,23 @@ impl<'a> Set<'a> {
             set.captures.push(None);
             set.metadata.push(&t.metadata);
             for transfer in &t.transfers {
-                let id = |account: &AccountSpec| {
-                    id_of(account).ok_or_else(|| LedgerError::Invalid {
+                let mut id = |account: &'a AccountSpec| {
+                    let id = id_of(account).ok_or_else(|| LedgerError::Invalid {
                         what: format!("transaction {} cannot be posted", t.id),
                         detail: format!("the account {} is not open", account.name),
                         hint: "Open it first, under the type, party, purpose and currency that it has",
-                    })
+                    })?;
+                    accounts.push((id, &account.currency));
+                    Ok::<_, LedgerError>(id)
                 };
                 set.owners.push(place);
                 set.amounts.push(transfer.amount);
                 sides.push([id(&transfer.debit)?, id(&transfer.credit)?]);
             }
         }
-        set.accounts = sides.iter().flatten().copied().collect();
-        set.accounts.sort_unstable();
-        set.accounts.dedup();
+        accounts.sort_unstable();
+        accounts.dedup();
+        (set.accounts, set.currencies) = accounts.into_iter().unzip();
         let place = |id: &i64| {
             i32::try_from(set.accounts.partition_point(|account| account < id)).map_or(0, |before| before + 1)
         };

@@ -178,3 +178,41 @@ async fn a_posting_that_is_rolled_back_never_was() {
     drop(app);
     database.drop().await;
 }
+
+/// A set writes its transfers before it has its accounts. When another was booked on one of them at a later time, it writes
+/// them once more, so that in each account the order of booking times is that of commits.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_set_that_is_overtaken_is_booked_behind() {
+    let database = Database::create().await;
+    let (mut first, mut second, mut third) = (database.app().await, database.app().await, database.app().await);
+    let one = |key: &str, debit: &str, credit: &str| transaction(key, vec![transfer(debit, credit, 1)]);
+    // Accounts are locked in the order in which they were opened.
+    post(&mut first, &[one("open", "a", "b"), one("open too", "c", "d")]).await.unwrap();
+
+    let tx = first.transaction().await.unwrap();
+    hydrometer_ledger::post(&tx, &[one("holds a", "a", "b")]).await.unwrap();
+    let set = [one("overtaken", "a", "b"), one("overtaken too", "c", "d")];
+    let waiting = tokio::spawn(async move { post(&mut second, &set).await.unwrap() });
+    let waits = "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
+    while third.query_one(waits, &[]).await.unwrap().get::<_, i64>(0) == 0 {
+        sleep(Duration::from_millis(5)).await;
+    }
+    post(&mut third, &[one("overtakes", "c", "d")]).await.unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!(waiting.await.unwrap(), [Outcome::Posted; 2]);
+
+    for (account, order) in [("a", ["open", "holds a", "overtaken"]), ("c", ["open too", "overtakes", "overtaken too"])]
+    {
+        let name = transfer(account, "b", 1).debit.name;
+        let entries = transfers(&third, Some(&name), None, 9).await.unwrap();
+        let ids: Vec<_> = entries.iter().rev().map(|entry| entry.position.transaction).collect();
+        assert_eq!(ids, order.map(|key| one(key, "a", "b").id), "account {account}");
+        assert!(
+            entries.windows(2).all(|pair| pair[0].position.booked_at > pair[1].position.booked_at),
+            "account {account}"
+        );
+    }
+    assert_eq!(verify(&third).await.unwrap(), []);
+    drop((first, third));
+    database.drop().await;
+}

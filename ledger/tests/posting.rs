@@ -233,9 +233,9 @@ async fn the_function_refuses_what_breaks_a_rule() {
     .unwrap();
     let call = |transfers: &str, corrects: &str| {
         format!(
-            "with a as (select array_agg(id order by id) as ids from ledger.account)
+            "with a as (select array_agg(id order by id) as ids, array_agg(currency order by id) as currencies from ledger.account)
              select p.* from a, ledger.post(
-               ids, array[1], array['{id}']::uuid[], array['k'], array['2025-01-01Z']::timestamptz[],
+               ids, currencies, array[1], array['{id}']::uuid[], array['k'], array['2025-01-01Z']::timestamptz[],
                array['x'], array[{corrects}]::uuid[], array[null]::uuid[], array[null]::uuid[], array['{{}}']::jsonb[], {transfers}) p",
             id = uuid::Uuid::nil(),
         )
@@ -258,7 +258,16 @@ async fn the_function_refuses_what_breaks_a_rule() {
         let text = common::refused(&app, &call(transfers, "null")).await;
         assert!(text.contains(reason), "{transfers}: {text}");
     }
-    app.batch_execute(&call("'{1}', '{2}', '{1}', '{1.5}'", "null")).await.unwrap();
+    let good = call("'{1}', '{2}', '{1}', '{1.5}'", "null");
+    for (stated, reason) in [
+        ("array['USD','EUR','EUR']", "kept in USD, not in EUR"),
+        ("array['USD','USD',null]", "kept in EUR, not in none"),
+        ("array['USD','USD']", "kept in EUR, not in none"),
+    ] {
+        let text = common::refused(&app, &good.replace("ids, currencies,", &format!("ids, {stated},"))).await;
+        assert!(text.contains(reason), "{stated}: {text}");
+    }
+    app.batch_execute(&good).await.unwrap();
     assert_eq!(transfers(&app, None, None, 9).await.unwrap().len(), 1, "a refusal posts nothing");
     assert_eq!(verify(&app).await.unwrap(), []);
     drop(app);
