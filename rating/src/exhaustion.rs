@@ -1,18 +1,18 @@
 //! The seconds in which a wallet runs dry and can pay again: pure functions, in event time, of its grants and of the allocated burn.
 //!
 //! A wallet is carried forward from its first lease on. Between the stops at which anything is given, taken or expires, its burn is
-//! paid from the grants that can be used, by priority, earliest expiry, age. It is exhausted in the first second that it cannot pay
-//! whole; what its contracts say happens then. It is restored when it can pay that second. Each of these
+//! paid from the grants that can be used, by priority, earliest expiry, earliest start, promotional before paid. It is exhausted in the
+//! first second that it cannot pay whole; what its contracts say happens then. It is restored when it can pay that second. Each of these
 //! becomes an event as soon as lifecycle time has passed it, and from then on it is a fact: what is learned late moves no cut of access
 //! that has been, it only counts from then on.
 
 use hydrometer_schemas::contract::Decimal;
-use hydrometer_schemas::lifecycle::{Kind, WalletKey};
+use hydrometer_schemas::lifecycle::{GrantKind, Kind, WalletKey};
 use hydrometer_schemas::time::{FOREVER, SECONDS_PER_HOUR, Second, hour_floor};
 
 use crate::burn::Burn;
 use crate::history::span::within;
-use crate::history::{Dry, History, Span, Version, Wallet};
+use crate::history::{Debit, Dry, Grant, History, Span, Version, Wallet};
 use crate::money::Amount;
 use crate::rate::RateError;
 use crate::terms::OnExhaustion;
@@ -104,28 +104,21 @@ impl Purse {
         self.left.extend(wallet.grants.iter().skip(known).map(|grant| grant.amount));
         while let Some(debit) = wallet.debits.get(self.debited).filter(|debit| debit.at <= self.at) {
             let mut rest = debit.amount;
-            for n in self.order(wallet) {
-                let named = wallet.grants.get(n).map(|grant| grant.name.as_str());
-                if debit.grant.is_none() || debit.grant.as_deref() == named {
-                    rest = self.take(n, rest)?;
-                }
+            for n in order(wallet, |grant| is_debited(grant, debit)) {
+                rest = self.take(n, rest)?;
             }
             self.debited += 1;
         }
         Ok(())
     }
 
-    /// The grants that can be used now, in the order in which they are.
-    fn order(&self, wallet: &Wallet) -> Vec<usize> {
-        let mut order: Vec<usize> = (0..wallet.grants.len())
-            .filter(|n| wallet.grants.get(*n).is_some_and(|grant| grant.span.holds(self.at)))
-            .collect();
-        order.sort_by_key(|n| wallet.grants.get(*n).map(|grant| (grant.priority, grant.span.to, *n)));
-        order
+    /// The grants that can be used now.
+    fn active(&self, wallet: &Wallet) -> Vec<usize> {
+        order(wallet, |grant| grant.span.holds(self.at))
     }
 
     fn usable(&self, wallet: &Wallet) -> Result<Amount, RateError> {
-        let left = self.order(wallet).into_iter().filter_map(|n| self.left.get(n).copied());
+        let left = self.active(wallet).into_iter().filter_map(|n| self.left.get(n).copied());
         left.into_iter().try_fold(Amount::ZERO, |sum, left| Ok(sum.checked_add(left)?))
     }
 
@@ -152,7 +145,7 @@ impl Purse {
         let before = self.burn.cost();
         self.burn.advance(history, to)?;
         let mut rest = self.burn.cost().checked_sub(before)?;
-        for n in self.order(wallet) {
+        for n in self.active(wallet) {
             rest = self.take(n, rest)?;
         }
         if dry_at(wallet, self.at).is_some() {
@@ -226,6 +219,22 @@ impl Purse {
             let kind = Kind::WalletCreditReached { wallet: self.key.clone(), contract };
             Transition { at, kind }
         }))
+    }
+}
+
+/// The places of some grants, in the order in which they are used.
+fn order(wallet: &Wallet, of: impl Fn(&Grant) -> bool) -> Vec<usize> {
+    let mut order: Vec<(usize, &Grant)> = wallet.grants.iter().enumerate().filter(|(_, grant)| of(grant)).collect();
+    // Those of a wallet are sorted by what else decides.
+    order.sort_by_key(|(_, grant)| (grant.priority, grant.span.to));
+    order.into_iter().map(|(n, _)| n).collect()
+}
+
+/// A named grant may not have begun; otherwise it is paid money that can be used.
+fn is_debited(grant: &Grant, debit: &Debit) -> bool {
+    match &debit.grant {
+        Some(name) => grant.name == *name && debit.at < grant.span.to,
+        None => grant.kind != GrantKind::Promotional && grant.span.holds(debit.at),
     }
 }
 

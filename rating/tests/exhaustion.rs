@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 use hydrometer_rating::exhaustion::Purse;
 use hydrometer_rating::history::History;
 use hydrometer_schemas::contract::Decimal;
-use hydrometer_schemas::lifecycle::{Event, EventKey, Fault, GrantKind, Kind, OnExpiry, WalletGrant, WalletKey};
+use hydrometer_schemas::lifecycle::{
+    Event, EventKey, Fault, GrantKind, Kind, OnExpiry, WalletDebit, WalletGrant, WalletKey,
+};
 use hydrometer_schemas::time::{FOREVER, Second, show_second};
 use proptest::prelude::*;
 use serde_json::json;
@@ -39,20 +41,31 @@ fn signed(contract: &str, per_second: i128, prepaid: &serde_json::Value) -> Even
     event(START, &format!("sign-{contract}"), Kind::ContractSigned { document })
 }
 
-fn grant(id: &str, from: Second, nanos: i128, priority: i32, expires: Option<Second>) -> Event {
+fn grant(id: &str, given: &Grant) -> Event {
     let grant = WalletGrant {
         wallet: wallet(),
         grant: id.into(),
-        amount: decimal(nanos),
-        kind: GrantKind::Paid,
-        priority,
-        expires,
+        amount: decimal(given.nanos),
+        kind: given.kind,
+        priority: given.priority,
+        expires: given.expires,
         on_expiry: OnExpiry::Income,
         source: "clearing".into(),
         counts_from: None,
         made_by: None,
     };
-    event(from, id, Kind::WalletGranted(Box::new(grant)))
+    event(given.from, id, Kind::WalletGranted(Box::new(grant)))
+}
+
+fn debit(id: &str, debit: &Debit) -> Event {
+    let taken = WalletDebit {
+        wallet: wallet(),
+        debit: id.into(),
+        amount: decimal(debit.nanos),
+        grant: debit.grant.map(|n| format!("g{n:02}")),
+        counts_from: None,
+    };
+    event(debit.at, id, Kind::WalletDebited(taken))
 }
 
 fn server(name: &str) -> Event {
@@ -155,14 +168,34 @@ impl Work {
 struct Grant {
     from: Second,
     nanos: i128,
+    kind: GrantKind,
     priority: i32,
     expires: Option<Second>,
+}
+
+impl Grant {
+    fn paid(from: Second, nanos: i128) -> Grant {
+        Grant { from, nanos, kind: GrantKind::Paid, priority: 0, expires: None }
+    }
+
+    fn end(&self) -> Second {
+        self.expires.map_or(FOREVER, |e| (e + 59) / 60 * 60)
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Debit {
+    at: Second,
+    nanos: i128,
+    /// The place of the grant that it names.
+    grant: Option<usize>,
 }
 
 #[derive(Debug, Clone)]
 struct World {
     leases: Vec<Lease>,
     grants: Vec<Grant>,
+    debits: Vec<Debit>,
     prices: BTreeMap<&'static str, i128>,
     grace: i64,
     credit: i128,
@@ -187,8 +220,9 @@ impl World {
         let signed = self.rules().map(|(name, rule)| signed(name, self.prices[name], &rule));
         let leases = self.leases.iter().flat_map(lease);
         let grants = self.grants.iter().enumerate();
-        let grants = grants.map(|(n, g)| grant(&format!("g{n:02}"), g.from, g.nanos, g.priority, g.expires));
-        signed.into_iter().chain(leases).chain(grants).collect()
+        let grants = grants.map(|(n, g)| grant(&format!("g{n:02}"), g));
+        let debits = self.debits.iter().enumerate().map(|(n, d)| debit(&format!("d{n:02}"), d));
+        signed.into_iter().chain(leases).chain(grants).chain(debits).collect()
     }
 
     fn history(&self) -> History {
@@ -225,6 +259,17 @@ impl World {
         found
     }
 
+    /// The grants that can be used in a second, in the order in which they are.
+    fn usable(&self, t: Second) -> Vec<usize> {
+        let usable = |g: &Grant| g.from <= t && t < g.end();
+        let mut order: Vec<usize> = (0..self.grants.len()).filter(|n| usable(&self.grants[*n])).collect();
+        order.sort_by_key(|n| {
+            let g = &self.grants[*n];
+            (g.priority, g.end(), g.from, g.kind != GrantKind::Promotional, *n)
+        });
+        order
+    }
+
     /// The same, second by second, from scratch.
     fn oracle(&self) -> Vec<(Second, String)> {
         let mut found = Vec::new();
@@ -233,12 +278,21 @@ impl World {
         let (mut dry, mut restored, mut owed, mut reached, mut price) = (None, Second::MIN, 0, false, 0);
         let Some(first) = self.leases.iter().map(|l| l.from).min() else { return found };
         for t in first..self.until {
-            let usable = |g: &Grant| g.from <= t && g.expires.is_none_or(|e| t < (e + 59) / 60 * 60);
-            let mut order: Vec<usize> = (0..self.grants.len()).filter(|n| usable(&self.grants[*n])).collect();
-            order.sort_by_key(|n| {
-                let g = &self.grants[*n];
-                (g.priority, g.expires.map_or(FOREVER, |e| (e + 59) / 60 * 60), g.from, *n)
-            });
+            // What was taken before anything was leased is taken first.
+            for d in self.debits.iter().filter(|d| d.at == t || t == first && d.at < t) {
+                let paid = |n: &usize| self.grants[*n].kind == GrantKind::Paid;
+                let from: Vec<usize> = match d.grant {
+                    Some(n) => [n].into_iter().filter(|n| d.at < self.grants[*n].end()).collect(),
+                    None => self.usable(d.at).into_iter().filter(paid).collect(),
+                };
+                let mut rest = d.nanos;
+                for n in from {
+                    let taken = rest.min(left[n]);
+                    left[n] -= taken;
+                    rest -= taken;
+                }
+            }
+            let order = self.usable(t);
             let balance: i128 = order.iter().map(|n| left[*n]).sum();
             let mut cost = 0;
             if dry.is_some_and(|since| since < t) && balance >= price {
@@ -321,18 +375,19 @@ fn work() -> impl Strategy<Value = Work> {
 
 fn world() -> impl Strategy<Value = World> {
     let lease = (0..3usize, 1..4u32, 0..4_000i64, 0..9_000i64, prop::option::of(outage()), prop::option::of(work()));
-    let grant = (0..9_000i64, 1..400i128, -1..2i32, prop::option::of(1..9_000i64));
+    let grant = (0..9_000i64, 1..400i128, -1..2i32, prop::option::of(1..9_000i64), any::<bool>());
+    let debit = (0..9_000i64, 1..200i128, prop::option::of(0..6usize));
     let first = (0..300i64, 50..600i128);
     (
         prop::collection::vec(lease, 1..4),
-        prop::collection::vec(grant, 0..6),
+        (prop::collection::vec(grant, 0..6), prop::collection::vec(debit, 0..3)),
         prop::option::of(first),
         [1..90i128, 1..90i128, 1..90i128],
         1..2_000i64,
         0..40i128,
         prop::collection::vec(1..10_000i64, 0..8),
     )
-        .prop_map(|(leases, grants, first, prices, grace, credit, cuts)| {
+        .prop_map(|(leases, (grants, debits), first, prices, grace, credit, cuts)| {
             let leases =
                 leases.into_iter().enumerate().map(|(n, (contract, gpus, from, length, outage, work))| Lease {
                     name: format!("l{n}"),
@@ -353,22 +408,34 @@ fn world() -> impl Strategy<Value = World> {
                         done: it.done.map(|(a, b)| (START + from + a, START + from + b)),
                     }),
                 });
-            let grants = grants.into_iter().chain(first.map(|(from, amount)| (from, amount, 0, None))).map(
-                |(from, amount, priority, expires)| Grant {
+            let grants = grants.into_iter().chain(first.map(|(from, amount)| (from, amount, 0, None, true))).map(
+                |(from, amount, priority, expires, paid)| Grant {
                     from: START + from,
                     nanos: amount * NANOS / 7,
+                    kind: if paid { GrantKind::Paid } else { GrantKind::Promotional },
                     priority,
                     expires: expires.map(|after| START + from + 60 + after),
                 },
             );
             let mut grants: Vec<Grant> = grants.collect();
             grants.sort_by_key(|g| g.from);
+            // Of a grant that is there.
+            let known = |at: Second, n: usize| grants.get(n).is_some_and(|g| g.from <= at);
+            let mut debits: Vec<Debit> = debits
+                .into_iter()
+                .map(|(at, amount, grant)| {
+                    let at = START + at;
+                    Debit { at, nanos: amount * NANOS / 7, grant: grant.filter(|n| known(at, *n)) }
+                })
+                .collect();
+            debits.sort_by_key(|d| d.at);
             let mut cuts: Vec<Second> = cuts.into_iter().map(|cut| START + cut).collect();
             cuts.push(START + 10_000);
             cuts.sort_unstable();
             World {
                 leases: leases.collect(),
                 grants,
+                debits,
                 prices: ["suspend", "grace", "credit"].into_iter().zip(prices.map(|p| p * 1_000_000)).collect(),
                 grace,
                 credit: credit * NANOS / 3,
@@ -403,10 +470,8 @@ fn a_wallet_runs_dry_is_topped_up_and_goes_on() {
             outage: Some(Outage::plain(START + 200, START + 260)),
             work: None,
         }],
-        grants: vec![
-            Grant { from: START, nanos: 10 * NANOS, priority: 0, expires: None },
-            Grant { from: START + 1_111, nanos: NANOS, priority: 0, expires: None },
-        ],
+        grants: vec![Grant::paid(START, 10 * NANOS), Grant::paid(START + 1_111, NANOS)],
+        debits: vec![],
         prices: [("suspend", 10_000_000), ("grace", 1), ("credit", 1)].into(),
         grace: 1,
         credit: 0,
@@ -440,7 +505,8 @@ fn what_is_learned_late_moves_no_cut_of_access() {
             outage: None,
             work: None,
         }],
-        grants: vec![Grant { from: START, nanos: 10 * NANOS, priority: 0, expires: None }],
+        grants: vec![Grant::paid(START, 10 * NANOS)],
+        debits: vec![],
         prices: [("suspend", 10_000_000), ("grace", 1), ("credit", 1)].into(),
         grace: 1,
         credit: 0,

@@ -419,8 +419,8 @@ async fn booked(
     let row = client
         .query_opt(
             "SELECT w.party, w.currency, e.amount::text, g.kind, g.priority, extract(epoch FROM g.expires_at)::bigint, \
-                    (SELECT b.whole FROM ledger.wallet_debit AS d JOIN ledger.wallet_grant AS b ON b.id = d.grant_id \
-                     WHERE d.wallet = e.wallet AND d.number = e.number ORDER BY b.id LIMIT 1) \
+                    (SELECT min(b.whole::text)::uuid FROM ledger.wallet_debit AS d JOIN ledger.wallet_grant AS b ON b.id = d.grant_id \
+                     WHERE d.wallet = e.wallet AND d.number = e.number HAVING count(DISTINCT b.whole) = 1) \
              FROM ledger.wallet_entry AS e JOIN ledger.wallet AS w ON w.id = e.wallet \
              LEFT JOIN ledger.wallet_grant AS g ON g.wallet = e.wallet AND g.number = e.number WHERE e.id = $1",
             &[&id],

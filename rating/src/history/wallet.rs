@@ -13,7 +13,7 @@ use crate::terms::OnExhaustion;
 /// A renter's money in one currency.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Wallet {
-    /// By the second from which they count, then by their events.
+    /// By the second from which they count, promotional before paid, then by their events.
     pub grants: Vec<Grant>,
     pub debits: Vec<Debit>,
     /// Sorted, disjoint.
@@ -98,7 +98,8 @@ pub fn interval_of(edges: &[Second], second: Second) -> Second {
 pub(super) fn fold(events: &BTreeMap<EventKey, Kind>) -> (Wallet, BTreeMap<EventKey, Verdict>) {
     let mut wallet = Wallet::default();
     let verdicts = events.iter().map(|(key, kind)| (key.clone(), wallet.apply(key, kind).err())).collect();
-    wallet.grants.sort_by(|a, b| (a.span.from, &a.key).cmp(&(b.span.from, &b.key)));
+    let order = |grant: &Grant| (grant.span.from, grant.kind != GrantKind::Promotional);
+    wallet.grants.sort_by(|a, b| (order(a), &a.key).cmp(&(order(b), &b.key)));
     wallet.debits.sort_by(|a, b| (a.at, &a.key).cmp(&(b.at, &b.key)));
     (wallet, verdicts)
 }
