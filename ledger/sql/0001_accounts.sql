@@ -23,6 +23,8 @@ create table if not exists ledger.account_balance (
     -- Of the last movement, and of the one before.
     last_booked_at  timestamptz not null default '-infinity',
     booked_before   timestamptz not null default '-infinity',
+    -- Of the last change of its limit, and of the last hold that was set free: what they let through is booked after them.
+    freed_at        timestamptz not null default '-infinity',
     -- What is available may fall to minus this; without one there is no limit.
     credit_limit    numeric(38, 9) check (credit_limit >= 0 and credit_limit <> 'NaN'),
     currency        text not null,

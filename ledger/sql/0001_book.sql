@@ -13,8 +13,8 @@ end $$;
 --
 -- `account` is sorted, each account once and each used; transfers name accounts and transactions by their places (from 1)
 -- in the arrays. `place` is that of the transaction in the set. One statement locks and changes the balances, in the
--- order of `account`, when the transfers are written already. In each account the order of booking times is the order of
--- commits: when another set was booked on one of them as late as `booked_at`, it raises HL00B.
+-- order of `account`, when the transfers are written already. It raises HL00B when `booked_at` cannot be the time: another
+-- set was booked on one of the accounts as late, or something was set free there later; or its month has no partition.
 create or replace function ledger.book(
     booked_at timestamptz, posting bigint, account bigint[], account_currency text[], place integer[], transaction_id uuid[],
     transaction_kind text[], transaction_effective_at timestamptz[], transaction_description text[],
@@ -68,7 +68,7 @@ begin
     end if;
 
     if to_regclass('ledger.transfer_' || to_char(book.booked_at at time zone 'UTC', 'YYYY_MM')) is null then
-        perform ledger.ensure_partitions(book.booked_at);
+        raise exception 'there is no such month' using errcode = 'HL00B';
     end if;
     insert into ledger.transfer (
         posting, place, line, debit_account, credit_account, effective_at, booked_at,
@@ -93,7 +93,7 @@ begin
             last_booked_at = book.booked_at, booked_before = b.last_booked_at
         from unnest(v_moves, account_currency) as n (account, entries, debits, credits, places, currency)
         where b.account = n.account
-        returning b.account, b.booked_before, b.entries, b.debits - b.credits as net, n.places,
+        returning b.account, b.booked_before, b.freed_at, b.entries, b.debits - b.credits as net, n.places,
                   b.currency is not distinct from n.currency as kept,
                   b.credit_limit + case when b.debit_normal then b.debits - n.debits - b.credits - b.pending_credits
                                         else b.credits - n.credits - b.debits - b.pending_debits end as room
@@ -101,7 +101,7 @@ begin
         insert into ledger.movement (account, booked_at, previous_at, posting, entries, balance, places)
         select c.account, book.booked_at, c.booked_before, book.posting, c.entries, c.net, c.places from changed c
     )
-    select array_agg(c.account), bool_and(c.kept), bool_or(c.booked_before >= book.booked_at), min(c.room)
+    select array_agg(c.account), bool_and(c.kept), bool_or(c.booked_before >= book.booked_at or c.freed_at > book.booked_at), min(c.room)
     into v_locked, v_kept, v_late, v_room
     from changed c;
     if v_locked is distinct from book.account or v_kept is not true then
@@ -117,11 +117,20 @@ end $$;
 
 -- Locks the balances of accounts, in the order of their numbers; gives a time at which they can be booked on.
 create or replace function ledger.lock_balances(account bigint[]) returns timestamptz
-language sql
+language plpgsql
 as $$
-    select greatest(clock_timestamp(), max(b.last_booked_at) + interval '1 microsecond')
+declare
+    v_time timestamptz;
+begin
+    select greatest(max(b.last_booked_at) + interval '1 microsecond', max(b.freed_at)) into v_time
     from (
-        select b.last_booked_at from unnest(lock_balances.account) as n (account) join ledger.account_balance b on b.account = n.account
+        select b.last_booked_at, b.freed_at
+        from unnest(lock_balances.account) as n (account) join ledger.account_balance b on b.account = n.account
         order by b.account for no key update of b
-    ) b
-$$;
+    ) b;
+    v_time := greatest(v_time, clock_timestamp());
+    if to_regclass('ledger.transfer_' || to_char(v_time at time zone 'UTC', 'YYYY_MM')) is null then
+        perform ledger.ensure_partitions(v_time);
+    end if;
+    return v_time;
+end $$;

@@ -115,6 +115,8 @@ as $$
 #variable_conflict use_variable
 declare
     v_table name;
+    v_since timestamptz;
+    v_until timestamptz;
 begin
     -- Before the check, so that it waits for nobody who waits for it.
     lock table ledger.transfer, ledger.movement in access exclusive mode;
@@ -122,6 +124,13 @@ begin
     if not exists (select from ledger.archive a where a.month = detach.month) then
         raise exception 'the month % is not recorded', to_char(month, 'YYYY-MM')
             using errcode = 'HL008', hint = 'Write its rows to a file, check them, and record the file first.';
+    end if;
+    select r.since, r.until into v_since, v_until from ledger.month_range(month) r;
+    if (select a.rows from ledger.archive a where a.month = detach.month)
+       <> (select count(*) from ledger.transfer t where t.booked_at >= v_since and t.booked_at < v_until) then
+        raise exception 'the month % is not what was recorded', to_char(month, 'YYYY-MM')
+            using errcode = 'HL008', detail = 'It has other rows than its file: a set came in late.',
+                  hint = 'Nothing was taken out. The month stays attached; report it.';
     end if;
     foreach v_table in array array['transfer', 'movement'] loop
         execute format('alter table ledger.%I detach partition ledger.%I', v_table, v_table || to_char(month, '_YYYY_MM'));

@@ -63,8 +63,8 @@ as $$
          from ledger.hold h where h.id = capture_fault.hold))
 $$;
 
--- Sets free what these holds set aside. Locks their balances, sorted.
-create or replace function ledger.release(holds uuid[]) returns void
+-- Sets free what these holds set aside, at the time of their resolution. Locks their balances, sorted.
+create or replace function ledger.release(holds uuid[], at timestamptz) returns void
 language plpgsql
 as $$
 begin
@@ -72,7 +72,8 @@ begin
     where b.account in (select a from ledger.hold h, unnest(array[h.debit_account, h.credit_account]) a where h.id = any (holds))
     order by b.account for no key update;
     update ledger.account_balance b
-    set pending_debits = b.pending_debits - p.debits, pending_credits = b.pending_credits - p.credits
+    set pending_debits = b.pending_debits - p.debits, pending_credits = b.pending_credits - p.credits,
+        freed_at = greatest(b.freed_at, release.at)
     from (
         select s.account, sum(s.debit) as debits, sum(s.credit) as credits
         from ledger.hold h
@@ -102,7 +103,9 @@ declare
     v_currency text[];
 begin
     select array_agg(b.currency) into v_currency from ledger.account_balance b where b.account in (debit, credit);
-    if not coalesce(amount > 0 and amount < 1e29 and amount = round(amount, 9) and expires_at > clock_timestamp()
+    -- A repeat may come when the hold has long expired.
+    if not coalesce(amount > 0 and amount < 1e29 and amount = round(amount, 9)
+                    and (expires_at > clock_timestamp() or exists (select from ledger.hold h where h.id = place_hold.id))
                     and cardinality(v_currency) = 2 and v_currency[1] = v_currency[2], false) then
         raise exception 'hold %: it cannot be placed', id
             using errcode = 'HL001',
@@ -162,6 +165,8 @@ create or replace function ledger.void_hold(hold uuid) returns table (outcome te
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+    v_now timestamptz;
 begin
     perform from ledger.hold h where h.id = void_hold.hold for update;
     detail := ledger.resolution_fault(void_hold.hold);
@@ -172,8 +177,9 @@ begin
         return;
     end if;
     perform set_config('ledger.posting', 'on', true);
-    insert into ledger.hold_resolution (hold, outcome, amount, at) values (void_hold.hold, 'voided', 0, clock_timestamp());
-    perform ledger.release(array[void_hold.hold]);
+    v_now := clock_timestamp();
+    insert into ledger.hold_resolution (hold, outcome, amount, at) values (void_hold.hold, 'voided', 0, v_now);
+    perform ledger.release(array[void_hold.hold], v_now);
     perform set_config('ledger.posting', 'off', true);
     outcome := 'voided';
     return next;
@@ -198,7 +204,7 @@ begin
     v_holds := array(select o.hold from ledger.open_hold o where o.hold = any (v_holds) order by o.hold);
     perform set_config('ledger.posting', 'on', true);
     insert into ledger.hold_resolution (hold, outcome, amount, at) select h, 'expired', 0, v_now from unnest(v_holds) h;
-    perform ledger.release(v_holds);
+    perform ledger.release(v_holds, v_now);
     perform set_config('ledger.posting', 'off', true);
     insert into ledger.outbox (id, type, subject, time, data)
     select md5('hold.expired ' || h.id)::uuid, 'hold.expired', d.name, v_now,

@@ -43,7 +43,7 @@ begin
     perform set_config('ledger.posting', 'on', true);
     insert into ledger.account_limit (account, number, credit_limit, set_at, set_by, reason)
     values (account, v_number, set_limit.credit_limit, v_now, who, set_limit.reason);
-    update ledger.account_balance b set credit_limit = set_limit.credit_limit where b.account = set_limit.account;
+    update ledger.account_balance b set credit_limit = set_limit.credit_limit, freed_at = v_now where b.account = set_limit.account;
     perform set_config('ledger.posting', 'off', true);
     perform ledger.tell_limit_reached(account, v_now, format('limit %s', v_number), ledger.available(v_balance), set_limit.credit_limit)
     where v_balance.credit_limit is null or ledger.available(v_balance) + v_balance.credit_limit > 0;

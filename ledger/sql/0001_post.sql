@@ -51,21 +51,10 @@ declare
     -- A single one has little to write ahead, and many who call for one account would overtake each other all the time.
     v_ahead   boolean := v_size > 1;
 begin
-    if v_size <> all (array[cardinality(chain), cardinality(transaction_kind), cardinality(transaction_effective_at),
-                            cardinality(transaction_description), cardinality(transaction_corrects), cardinality(transaction_reverses),
-                            cardinality(transaction_captures), cardinality(transaction_metadata)])
-       or coalesce(array_position(chain, null), array_position(transaction_id, null), array_position(transaction_kind, null),
-                   array_position(transaction_effective_at, null), array_position(transaction_description, null),
-                   array_position(transaction_metadata, null)) is not null then
-        raise exception 'a field of a transaction is missing'
-            using errcode = 'HL001',
-                  detail = format('The set has %s ids.', v_size),
-                  hint = 'A transaction needs a chain, an id, kind, effective time, description and metadata; the others may be null.';
-    end if;
-
-    if array_to_string(transaction_kind, '') ~ '[\x01-\x1f\x7f]' then
-        raise exception 'a kind holds a control character' using errcode = 'HL001', hint = 'A kind is a word, such as usage.';
-    end if;
+    perform ledger.refuse_malformed(
+        account, account_currency, chain, transaction_id, transaction_kind, transaction_effective_at, transaction_description,
+        transaction_corrects, transaction_reverses, transaction_captures, transaction_metadata,
+        transfer_transaction, transfer_debit, transfer_credit, transfer_amount);
 
     -- The triggers let nobody else write. Until the end of the function; an error takes it back as well.
     perform set_config('ledger.posting', 'on', true);
@@ -332,12 +321,12 @@ begin
         where v_take[l.owner];
         if v_captures then
             insert into ledger.hold_resolution (hold, outcome, transaction, amount, at)
-            select c.hold, 'posted', transaction_id[c.place], l.amount, clock_timestamp()
+            select c.hold, 'posted', transaction_id[c.place], l.amount, v_booked
             from unnest(transaction_captures) with ordinality as c (hold, place)
             join unnest(transfer_transaction, transfer_amount) as l (owner, amount) on l.owner = c.place
             where c.hold is not null and v_take[c.place];
             perform ledger.release(array(select c.hold from unnest(transaction_captures) with ordinality as c (hold, place)
-                                         where c.hold is not null and v_take[c.place]));
+                                         where c.hold is not null and v_take[c.place]), v_booked);
         end if;
         perform ledger.book(
             v_booked, post_one_by_one.posting, k.accounts,

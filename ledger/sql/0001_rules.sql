@@ -71,6 +71,62 @@ begin
     return ledger.difference(v_stored, stated);
 end $$;
 
+-- Whether it is a list of so many elements, the first of which is number 1.
+create or replace function ledger.is_list(elements anyarray, size integer) returns boolean
+language sql immutable as $$
+    select elements is not null and cardinality(elements) = size and (size = 0 or array_ndims(elements) = 1 and array_lower(elements, 1) = 1)
+$$;
+
+-- Refuses what is not a set as `ledger.post` describes it.
+create or replace function ledger.refuse_malformed(
+    account bigint[], account_currency text[], chain integer[], transaction_id uuid[], transaction_kind text[],
+    transaction_effective_at timestamptz[], transaction_description text[], transaction_corrects uuid[],
+    transaction_reverses uuid[], transaction_captures uuid[], transaction_metadata jsonb[],
+    transfer_transaction integer[], transfer_debit integer[], transfer_credit integer[], transfer_amount numeric[]
+) returns void
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+    v_size      constant integer := cardinality(transaction_id);
+    v_accounts  constant integer := cardinality(account);
+    v_transfers constant integer := cardinality(transfer_amount);
+begin
+    if (ledger.is_list(account, v_accounts) and ledger.is_list(account_currency, v_accounts)) is not true then
+        raise exception 'the accounts and their currencies are not lists of one length' using errcode = 'HL001',
+            hint = 'A list is a one-dimensional array whose first element has the number 1.';
+    end if;
+    if account <> array(select distinct a from unnest(account) a order by a) then
+        raise exception 'the accounts of the set are not in ascending order, each once' using errcode = 'HL001',
+            hint = 'Balances are locked in this order, so that no two sets wait for each other in a circle.';
+    end if;
+    if (ledger.is_list(transfer_transaction, v_transfers) and ledger.is_list(transfer_debit, v_transfers)
+        and ledger.is_list(transfer_credit, v_transfers) and ledger.is_list(transfer_amount, v_transfers)) is not true then
+        raise exception 'the fields of the transfers are not lists of one length' using errcode = 'HL001',
+            hint = 'A list is a one-dimensional array whose first element has the number 1.';
+    end if;
+    if (ledger.is_list(chain, v_size) and ledger.is_list(transaction_id, v_size) and ledger.is_list(transaction_kind, v_size)
+        and ledger.is_list(transaction_effective_at, v_size) and ledger.is_list(transaction_description, v_size)
+        and ledger.is_list(transaction_corrects, v_size) and ledger.is_list(transaction_reverses, v_size)
+        and ledger.is_list(transaction_captures, v_size) and ledger.is_list(transaction_metadata, v_size)) is not true
+       or coalesce(array_position(chain, null), array_position(transaction_id, null), array_position(transaction_kind, null),
+                   array_position(transaction_effective_at, null), array_position(transaction_description, null),
+                   array_position(transaction_metadata, null)) is not null then
+        raise exception 'a field of a transaction is missing'
+            using errcode = 'HL001',
+                  detail = format('The set has %s ids.', v_size),
+                  hint = 'A transaction needs a chain, an id, kind, effective time, description and metadata; the others may be null. '
+                         'A list is a one-dimensional array whose first element has the number 1.';
+    end if;
+    if chain <> array(select c from unnest(chain) c order by c) then
+        raise exception 'the chain of a transaction is lower than that of the one before' using errcode = 'HL001',
+            hint = 'The transactions of a chain stand together.';
+    end if;
+    if array_to_string(transaction_kind, '') ~ '[\x01-\x1f\x7f]' then
+        raise exception 'a kind holds a control character' using errcode = 'HL001', hint = 'A kind is a word, such as usage.';
+    end if;
+end $$;
+
 -- Refuses a set that cannot be posted whatever the ledger holds, and says what is wrong with it.
 create or replace function ledger.refuse_unsound(
     account bigint[], account_currency text[], transaction_id uuid[],
@@ -83,10 +139,6 @@ declare
     v_currency text[];
     v_bad record;
 begin
-    if account <> array(select distinct a from unnest(account) a order by a) then
-        raise exception 'the accounts of the set are not in ascending order, each once' using errcode = 'HL001',
-            hint = 'Balances are locked in this order, so that no two sets wait for each other in a circle.';
-    end if;
     select array_agg(b.currency order by k.place) into v_currency
     from unnest(account) with ordinality as k (account, place) left join ledger.account_balance b on b.account = k.account;
     if account_currency is distinct from v_currency then
@@ -108,7 +160,7 @@ begin
             when l.debit = l.credit then 'debit and credit are the same account'
             when v_currency[l.debit] <> v_currency[l.credit]
                 then format('the debit account is kept in %s and the credit account in %s', v_currency[l.debit], v_currency[l.credit])
-            when not coalesce(l.amount > 0 and l.amount < 1e29 and l.amount = round(l.amount, 9), false)
+            when not coalesce(l.amount > 0 and l.amount < 1e29 and scale(l.amount) <= 9, false)
                 then 'the amount is not positive, below 10^29 and of at most 9 decimals' end as fault
         from unnest(transfer_transaction, transfer_debit, transfer_credit, transfer_amount)
              with ordinality as l (owner, debit, credit, amount, place)

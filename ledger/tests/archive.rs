@@ -181,6 +181,37 @@ async fn a_month_leaves_and_is_still_proved() {
     database.drop().await;
 }
 
+/// A set that was under way when its month was recorded would be in no file.
+#[tokio::test]
+async fn a_month_that_is_not_what_was_recorded_stays() {
+    let (database, app, owner, month) = book().await;
+    chain_all(&app).await;
+    anchor::export(&app).await.unwrap();
+    let (path, manifest) = write(&app, month).await;
+    archive::record(&owner, &manifest).await.unwrap();
+    let late = format!(
+        "select set_config('ledger.posting', 'on', false);
+         select ledger.open_accounts(array['p','q'], array['asset','asset'], array['p','q'], array['u','u'], array['USD','USD']);
+         select set_config('ledger.posting', 'on', false);
+         insert into ledger.transaction_id values ('{id}', 999, 1);
+         select ledger.book('{month}'::timestamptz + interval '20 days', 999, a.ids, '{{USD,USD}}', '{{1}}', '{{{id}}}', '{{k}}', '{{2025-01-01Z}}',
+                            '{{late}}', array[null]::uuid[], array[null]::uuid[], array['{{}}']::jsonb[], '{{1}}', '{{1}}', '{{2}}', '{{1}}')
+         from (select array_agg(id order by id) as ids from ledger.account where name in ('p', 'q')) a;
+         select set_config('ledger.posting', 'off', false)",
+        id = uuid::Uuid::max(),
+    );
+    owner.batch_execute(&late).await.unwrap();
+    chain_all(&app).await;
+    anchor::export(&app).await.unwrap();
+    let error = archive::detach(&owner, month).await.unwrap_err().to_string();
+    assert!(error.contains("not what was recorded"), "{error}");
+    assert_eq!(archive::rows(&app, month, None, 10).await.unwrap().len(), 5, "nothing was taken out");
+    assert_eq!(verify(&app).await.unwrap(), []);
+    std::fs::remove_file(path).unwrap();
+    drop((app, owner));
+    database.drop().await;
+}
+
 #[tokio::test]
 async fn a_file_that_was_changed_is_found() {
     let (database, app, owner, month) = book().await;

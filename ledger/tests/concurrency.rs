@@ -13,6 +13,9 @@ use tokio::time::{sleep, timeout};
 const TASKS: u64 = 8;
 const ROUNDS: u64 = 40;
 const ACCOUNTS: u64 = 6;
+/// How many wait for another here.
+const WAITS: &str =
+    "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
 
 /// Few accounts in random order, and a third of the transactions posted by other tasks as well.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -193,8 +196,7 @@ async fn a_set_that_is_overtaken_is_booked_behind() {
     hydrometer_ledger::post(&tx, &[one("holds a", "a", "b")]).await.unwrap();
     let set = [one("overtaken", "a", "b"), one("overtaken too", "c", "d")];
     let waiting = tokio::spawn(async move { post(&mut second, &set).await.unwrap() });
-    let waits = "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
-    while third.query_one(waits, &[]).await.unwrap().get::<_, i64>(0) == 0 {
+    while third.query_one(WAITS, &[]).await.unwrap().get::<_, i64>(0) == 0 {
         sleep(Duration::from_millis(5)).await;
     }
     post(&mut third, &[one("overtakes", "c", "d")]).await.unwrap();
@@ -214,5 +216,60 @@ async fn a_set_that_is_overtaken_is_booked_behind() {
     }
     assert_eq!(verify(&third).await.unwrap(), []);
     drop((first, third));
+    database.drop().await;
+}
+
+/// What a raised limit or a hold that was set free lets through is not booked before it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_booked_before_what_let_it_through() {
+    let database = Database::create().await;
+    let (mut first, mut second, third) = (database.app().await, database.app().await, database.app().await);
+    let one = |key: &str, debit: &str, credit: &str| transaction(key, vec![transfer(debit, credit, 1)]);
+    // Accounts are locked in the order in which they were opened; of assets, credits take.
+    post(&mut first, &[one("open", "a", "b"), one("open too", "d", "c")]).await.unwrap();
+    let name = |account: &str| transfer(account, "other", 1).debit.name;
+    let limit = |nanos: i64| {
+        let id = format!("(select id from ledger.account where name = '{}')", name("c"));
+        format!("select ledger.set_limit({id}, {nanos} * 1e-9, 'test', 'this far')")
+    };
+    third.batch_execute(&limit(1)).await.unwrap();
+
+    let tx = first.transaction().await.unwrap();
+    hydrometer_ledger::post(&tx, &[one("holds a", "a", "b")]).await.unwrap();
+    let set = [one("waits", "a", "b"), one("overdraws", "d", "c")];
+    let waiting = tokio::spawn(async move { post(&mut second, &set).await });
+    while third.query_one(WAITS, &[]).await.unwrap().get::<_, i64>(0) == 0 {
+        sleep(Duration::from_millis(5)).await;
+    }
+    third.batch_execute(&limit(2)).await.unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!(waiting.await.unwrap().unwrap(), [Outcome::Posted; 2]);
+    let is_later = "select m.booked_at >= (select max(l.set_at) from ledger.account_limit l)
+                    from ledger.movement m join ledger.account a on a.id = m.account where a.name = $1 order by m.booked_at desc limit 1";
+    assert!(third.query_one(is_later, &[&name("c")]).await.unwrap().get::<_, bool>(0));
+    assert_eq!(verify(&third).await.unwrap(), []);
+    drop((first, third));
+    database.drop().await;
+}
+
+/// A month whose partitions nobody made is made by the first set in it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_missing_month_is_made() {
+    let database = Database::create().await;
+    let mut app = database.app().await;
+    let owner = database.owner().await;
+    let month = chrono::Utc::now().format("%Y_%m");
+    for (round, size) in [(0, 1), (1, 3)] {
+        owner
+            .batch_execute(&format!("drop table ledger.transfer_{month}; drop table ledger.movement_{month}"))
+            .await
+            .unwrap();
+        let set: Vec<Transaction> = (0..size)
+            .map(|n| transaction(&format!("{round}/{n}"), vec![transfer(&format!("{round}"), "z", 1)]))
+            .collect();
+        assert_eq!(post(&mut app, &set).await.unwrap(), vec![Outcome::Posted; size]);
+        assert_eq!(transfers(&app, None, None, 9).await.unwrap().len(), size);
+    }
+    drop((app, owner));
     database.drop().await;
 }

@@ -120,6 +120,11 @@ async fn a_hold_is_placed_captured_voided_or_expired() {
     assert_eq!(state(&app).await, (75, "0/0".to_owned()));
     let event = app.query_one("select type, data->>'hold' from ledger.outbox", &[]).await.unwrap();
     assert_eq!((event.get(0), event.get(1)), ("hold.expired", d.id.to_string().as_str()));
+    // Whoever lost the answer asks again when all is over; a new one that ends in the past is refused.
+    assert_eq!(commit!(app, |tx| place_hold(&tx, &d)).unwrap(), Outcome::Repeated);
+    let past = hold("e", 1, soon);
+    let error = commit!(app, |tx| place_hold(&tx, &past)).unwrap_err().to_string();
+    assert!(error.contains("cannot be placed"), "{error}");
     assert_eq!(verify(&app).await.unwrap(), []);
     drop(app);
     database.drop().await;

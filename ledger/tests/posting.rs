@@ -246,13 +246,15 @@ async fn the_function_refuses_what_breaks_a_rule() {
         ("'{1}', '{2}', '{1}', '{NaN}'", "not positive"),
         ("'{1}', '{2}', '{1}', '{Infinity}'", "not positive"),
         ("'{1}', '{2}', '{1}', '{0.0000000001}'", "at most 9 decimals"),
+        ("'{1}', '{2}', '{1}', '{1.0000000000}'", "at most 9 decimals"),
         ("'{1}', '{2}', '{1}', '{NULL}'", "not positive"),
         ("'{1}', '{2}', '{2}', '{1}'", "same account"),
         ("'{1}', '{2}', '{3}', '{1}'", "kept in USD and the credit account in EUR"),
         ("'{1}', '{2}', '{4}', '{1}'", "credit account does not exist"),
         ("'{1}', '{NULL}', '{1}', '{1}'", "does not exist"),
         ("'{2}', '{2}', '{1}', '{1}'", "belongs to no transaction"),
-        ("'{1,1}', '{2}', '{1}', '{1}'", "does not exist"),
+        ("'{1,1}', '{2,2}', '{1,null}', '{1,1}'", "does not exist"),
+        ("'{1,1}', '{2}', '{1}', '{1}'", "not lists of one length"),
         ("'{}', '{}', '{}', '{}'", "it has no transfer"),
     ] {
         let text = common::refused(&app, &call(transfers, "null")).await;
@@ -262,10 +264,39 @@ async fn the_function_refuses_what_breaks_a_rule() {
     for (stated, reason) in [
         ("array['USD','EUR','EUR']", "kept in USD, not in EUR"),
         ("array['USD','USD',null]", "kept in EUR, not in none"),
-        ("array['USD','USD']", "kept in EUR, not in none"),
+        ("array['USD','USD']", "not lists of one length"),
+        ("'[2:4]={USD,USD,EUR}'::text[]", "not lists of one length"),
     ] {
         let text = common::refused(&app, &good.replace("ids, currencies,", &format!("ids, {stated},"))).await;
         assert!(text.contains(reason), "{stated}: {text}");
+    }
+    // Arrays of other lengths, other first places, without an element, or not there.
+    for (old, new, reason) in [
+        ("array[1],", "'[2:2]={1}'::integer[],", "a field of a transaction is missing"),
+        ("array[1],", "null::integer[],", "a field of a transaction is missing"),
+        ("array[1],", "array[1,1],", "a field of a transaction is missing"),
+        ("array[1],", "array[array[1]],", "a field of a transaction is missing"),
+        ("array['x'],", "'{}'::text[],", "a field of a transaction is missing"),
+        ("array['x'],", "array[null]::text[],", "a field of a transaction is missing"),
+        (
+            "array[null]::uuid[], array['{}']",
+            "'[0:0]={null}'::uuid[], array['{}']",
+            "a field of a transaction is missing",
+        ),
+        (
+            "array[null]::uuid[], array['{}']",
+            "array[null,null]::uuid[], array['{}']",
+            "a field of a transaction is missing",
+        ),
+        ("'{1}', '{2}', '{1}', '{1.5}'", "'{1}', '[2:2]={2}', '{1}', '{1.5}'", "fields of the transfers"),
+        ("'{1}', '{2}', '{1}', '{1.5}'", "'{1}', '{2}', null, '{1.5}'", "fields of the transfers"),
+        ("'{1}', '{2}', '{1}', '{1.5}'", "'{1}', '{2}', '{1}', '{1.5,2}'", "fields of the transfers"),
+        ("ids, currencies,", "array[ids[2],ids[1],ids[3]], currencies,", "not in ascending order"),
+        ("ids, currencies,", "array[ids[1],ids[1],ids[2]], currencies,", "not in ascending order"),
+    ] {
+        assert!(good.contains(old), "{old}");
+        let text = common::refused(&app, &good.replacen(old, new, 1)).await;
+        assert!(text.contains(reason), "{old} as {new}: {text}");
     }
     app.batch_execute(&good).await.unwrap();
     assert_eq!(transfers(&app, None, None, 9).await.unwrap().len(), 1, "a refusal posts nothing");

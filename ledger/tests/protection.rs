@@ -64,7 +64,7 @@ async fn the_application_changes_nothing() {
         "insert into ledger.account_limit values (1, 9, 5, now(), 'me', 'why')",
         "delete from ledger.open_hold",
         "select ledger.book(now(), 1, '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}')",
-        "select ledger.release('{}')",
+        "select ledger.release('{}', now())",
         "select ledger.describe_kind('usage', '{}')",
         "alter table ledger.transfer disable trigger all",
         "create table ledger.mine (x int)",

@@ -1,6 +1,7 @@
 //! A database of its own for every test, on the PostgreSQL that `./test` starts.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used)]
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use hydrometer_ledger::{AccountSpec, Amount, LedgerError, Outcome, Transaction, TransactionId, Transfer};
@@ -30,8 +31,10 @@ impl Database {
     /// On the server of a superuser's connection string.
     pub async fn create_on(superuser: &str) -> Database {
         let server: Config = superuser.parse().expect("a connection string");
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos();
-        let name = format!("ledger_test_{}_{now}", std::process::id());
+        // Two tests may begin at the same time, as the clock has it.
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis();
+        let name = format!("ledger_test_{}_{now}_{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let database = Database { name, server };
         let admin = connect(&database.server).await;
         for sql in [

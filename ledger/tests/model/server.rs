@@ -5,6 +5,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -18,9 +19,11 @@ pub struct Server {
 impl Server {
     /// Makes a cluster and starts it.
     pub fn create() -> Server {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos();
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis();
+        let name = format!("ledger-{}-{now}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         // Not in a small disk of memory, and where the server's user may enter.
-        let dir = PathBuf::from(format!("/var/tmp/ledger-{}-{now}", std::process::id()));
+        let dir = Path::new("/var/tmp").join(name);
         fs::create_dir(&dir).unwrap();
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o700)).unwrap();
         if let Some((user, group)) = server_user() {
