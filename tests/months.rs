@@ -34,14 +34,6 @@ fn python(code: &str, file: &Path) -> String {
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
-/// Runs a command, which ends with this status and says these words.
-fn says(system: &System, args: &[&str], status: i32, words: &[&str]) -> String {
-    let (found, text) = system.hydrometer(args);
-    assert_eq!(found, Some(status), "{args:?}: {text}");
-    words.iter().for_each(|word| assert!(text.contains(word), "{args:?} lacks {word:?}: {text}"));
-    text
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_month_leaves_and_the_stream_goes_on() {
     let mut system = System::new("months").await;
@@ -63,20 +55,20 @@ async fn a_month_leaves_and_the_stream_goes_on() {
     let name = month.format("%Y-%m").to_string();
     let file = system.deployment.path("month.parquet");
     let (path, owner) = (file.to_str().unwrap().to_owned(), system.deployment.owner_url.clone());
-    says(&system, &["verify"], 0, &["Every law holds"]);
+    system.answers(&["verify"], 0, &["Every law holds"]);
     let detach = ["ledger", "month", "detach", &name, &path, "--owner", &owner];
-    says(&system, &detach, 3, &["cannot read", "month.parquet"]);
-    says(&system, &["ledger", "month", "write", "2026-3x", &path], 2, &["is no month"]);
-    says(&system, &["ledger", "month", "write", &name, &path], 0, &["transfers of", "sha256"]);
-    says(&system, &["ledger", "month", "write", &name, &path], 3, &["month.parquet"]);
+    system.answers(&detach, 3, &["cannot read", "month.parquet"]);
+    system.answers(&["ledger", "month", "write", "2026-3x", &path], 2, &["is no month"]);
+    system.answers(&["ledger", "month", "write", &name, &path], 0, &["transfers of", "sha256"]);
+    system.answers(&["ledger", "month", "write", &name, &path], 3, &["month.parquet"]);
     // It cannot be proved by a chain that does not reach it.
-    says(&system, &detach, 1, &["no such set that is chained", "Nothing was detached"]);
+    system.answers(&detach, 1, &["no such set that is chained", "Nothing was detached"]);
     let anchor = system.deployment.path("anchor.json");
-    says(&system, &["ledger", "anchor", anchor.to_str().unwrap()], 0, &["anchor 1"]);
-    says(&system, &["ledger", "month", "verify", &name, &path], 0, &["as it was chained, and nothing else"]);
-    says(&system, &["ledger", "month", "list"], 0, &[&name, "in the database"]);
+    system.answers(&["ledger", "anchor", anchor.to_str().unwrap()], 0, &["anchor 1"]);
+    system.answers(&["ledger", "month", "verify", &name, &path], 0, &["as it was chained, and nothing else"]);
+    system.answers(&["ledger", "month", "list"], 0, &[&name, "in the database"]);
 
-    let balances = says(&system, &["ledger", "trial-balance"], 0, &[]);
+    let balances = system.answers(&["ledger", "trial-balance"], 0, &[]);
     let transfers = {
         let db = system.deployment.database().await;
         let sql = "SELECT count(*)::text || ' ' || sum(amount)::text FROM ledger.transfer";
@@ -86,13 +78,12 @@ async fn a_month_leaves_and_the_stream_goes_on() {
         "import duckdb, sys; print(*duckdb.sql(f\"select count(*), sum(amount) from '{sys.argv[1]}'\").fetchall()[0])";
     assert_eq!(python(duckdb, &file), transfers, "another reader finds the same in the file");
 
-    says(&system, &detach, 0, &["is detached"]);
-    says(&system, &["ledger", "month", "list"], 0, &[&name, "in the file", "month.parquet"]);
-    says(&system, &detach, 1, &["there is no month"]);
-    assert_eq!(says(&system, &["ledger", "trial-balance"], 0, &[]), balances, "balances stay");
-    says(&system, &["ledger", "month", "verify", &name, &path], 0, &["as it was chained"]);
-    says(
-        &system,
+    system.answers(&detach, 0, &["is detached"]);
+    system.answers(&["ledger", "month", "list"], 0, &[&name, "in the file", "month.parquet"]);
+    system.answers(&detach, 1, &["there is no month"]);
+    assert_eq!(system.answers(&["ledger", "trial-balance"], 0, &[]), balances, "balances stay");
+    system.answers(&["ledger", "month", "verify", &name, &path], 0, &["as it was chained"]);
+    system.answers(
         &["verify", "--anchor", anchor.to_str().unwrap()],
         0,
         &["Every law holds", "sums that reach into detached months"],
@@ -126,10 +117,10 @@ async fn a_month_leaves_and_the_stream_goes_on() {
                  pq.write_table(t, sys.argv[1])";
     python(forge, &forged);
     let forged = forged.to_str().unwrap();
-    says(&system, &["ledger", "month", "verify", &name, forged], 1, &["recorded was", "it is not what was chained"]);
+    system.answers(&["ledger", "month", "verify", &name, forged], 1, &["recorded was", "it is not what was chained"]);
     let mut bytes = std::fs::read(&file).unwrap();
     let middle = bytes.len() / 2;
     bytes[middle] ^= 0x40;
     std::fs::write(&file, bytes).unwrap();
-    says(&system, &["ledger", "month", "verify", &name, &path], 1, &["recorded was"]);
+    system.answers(&["ledger", "month", "verify", &name, &path], 1, &["recorded was"]);
 }

@@ -28,20 +28,6 @@ fn grant(name: &str, amount: &str, more: Value) -> Value {
     grant
 }
 
-impl System {
-    /// What was derived of wallets: (seconds since the beginning of March, type).
-    async fn derived(&self) -> Vec<(i64, String)> {
-        let db = self.deployment.database().await;
-        let sql = "SELECT time_s, body->>'type' FROM hydrometer.event WHERE source = 'hydrometer.wallets' ORDER BY time_s, rank";
-        let rows = db.client_ref().query(sql, &[]).await.unwrap();
-        let rows = rows.iter().map(|row| {
-            let name: &str = row.get(1);
-            (row.get::<_, i64>(0) - MARCH, name.trim_start_matches("gpu.wallet.").to_owned())
-        });
-        rows.collect()
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wallet_runs_dry_in_mid_run_is_topped_up_and_goes_on() {
     let mut system = System::new("prepaid_dry").await;
@@ -60,7 +46,10 @@ async fn a_wallet_runs_dry_in_mid_run_is_topped_up_and_goes_on() {
     system.run().await;
 
     let named = |names: [(i64, &str); 3]| names.map(|(second, name)| (second, name.to_owned())).to_vec();
-    assert_eq!(system.derived().await, named([(dry, "exhausted"), (topped_up, "restored"), (dry_again, "exhausted")]));
+    assert_eq!(
+        system.transitions(MARCH).await,
+        named([(dry, "exhausted"), (topped_up, "restored"), (dry_again, "exhausted")])
+    );
     assert_eq!(system.amounts().await, amounts([("usage", "gpu_hours", cents(1_500), cents(1_200))]));
     for (account, balance) in [
         ("renter:hooli:wallet:USD", 0),
@@ -92,7 +81,7 @@ async fn grace_is_owed_promises_are_burned_first_and_what_expires_is_income() {
     system.run().await;
 
     // The promise pays 600 s, the trial 600 s, the rest 1,500 s; the grace of 600 s is owed.
-    assert_eq!(system.derived().await, [(2_700, "exhausted".to_owned())]);
+    assert_eq!(system.transitions(MARCH).await, [(2_700, "exhausted".to_owned())]);
     assert_eq!(system.amounts().await, amounts([("usage", "gpu_hours", cents(330), cents(264))]));
     for (account, balance) in [
         ("renter:hooli:wallet:USD", 0),

@@ -156,7 +156,7 @@ fn unknown_transaction(id: TransactionId) -> u8 {
 }
 
 /// What the ledger refuses is an answer; what it could not do is a failure.
-fn answer(error: LedgerError) -> Result<u8, CliError> {
+pub(crate) fn answer(error: LedgerError) -> Result<u8, CliError> {
     match error {
         LedgerError::Invalid { .. }
         | LedgerError::Conflict(_)

@@ -187,8 +187,9 @@ create or replace function ledger.reversal_fault(
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
-    select format('of the transfer from account %s to account %s, %s was posted; reversed would be %s',
-                  p.debit, p.credit, coalesce(o.amount, 0), p.amount + coalesce(r.amount, 0))
+    select format('of %s, debit %s and credit %s, %s was posted; reversed would be %s', original,
+                  (select a.name from ledger.account a where a.id = p.debit), (select a.name from ledger.account a where a.id = p.credit),
+                  coalesce(o.amount, 0), p.amount + coalesce(r.amount, 0))
     from (
         -- A reversal swaps the sides.
         select n.credit as debit, n.debit as credit, sum(n.amount) as amount

@@ -236,6 +236,7 @@ async fn manual_operations_need_two_persons_from_the_limit_on() {
     let decision = |key: &str, approve: bool, who: &str| Decision {
         proposal: id(key),
         approve,
+        at: at(7),
         who: who.to_owned(),
         why: "looked at it".to_owned(),
     };
@@ -257,6 +258,8 @@ async fn manual_operations_need_two_persons_from_the_limit_on() {
         panic!()
     };
     assert_eq!((done.outcome, done.paid), (Outcome::Posted, units(99)));
+    let begins: Vec<_> = stands(&app, wallet).await.grants.iter().map(|grant| grant.from).collect();
+    assert_eq!(begins, [at(1), at(7)], "what was approved counts from then on");
     let again = commit!(app, wallet::decide, &decision("large", true, "bob")).unwrap();
     assert_eq!(again, Requested::Booked(wallet::Done { outcome: Outcome::Repeated, ..done }));
     let again = commit!(app, wallet::manual, &credit("large", 50)).unwrap();
@@ -269,9 +272,16 @@ async fn manual_operations_need_two_persons_from_the_limit_on() {
     assert_eq!(commit!(app, wallet::manual, &credit("rejected", 70)).unwrap(), Requested::Rejected);
     says(commit!(app, wallet::decide, &decision("rejected", true, "eve")).unwrap_err(), &["rejected by bob"]);
 
+    // A credit that would have ended by then stays open, until somebody rejects it.
+    assert_eq!(commit!(app, wallet::manual, &credit("too late", 70)).unwrap(), Requested::Proposed);
+    let late = |approve: bool| Decision { at: at(99), ..decision("too late", approve, "bob") };
+    says(commit!(app, wallet::decide, &late(true)).unwrap_err(), &["would end before it starts"]);
+    assert_eq!(commit!(app, wallet::decide, &late(false)).unwrap(), Requested::Rejected);
+
     // A debit that can no longer be done stays open.
     let debit = |key: &str, nanos: i128, grant: Option<&str>| Manual {
         act: Act::Debit { destination: goodwill(), grant: grant.map(id) },
+        at: at(8),
         ..credit(key, nanos)
     };
     assert_eq!(commit!(app, wallet::manual, &debit("debit", 80, None)).unwrap(), Requested::Proposed);

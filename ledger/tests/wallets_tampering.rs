@@ -29,8 +29,13 @@ async fn tampering_with_wallets_is_found_and_named() {
         why: "an outage".to_owned(),
     };
     commit!(app, wallet::manual, &manual).unwrap();
-    let decision =
-        wallet::Decision { proposal: id("large"), approve: true, who: "bob".to_owned(), why: "yes".to_owned() };
+    let decision = wallet::Decision {
+        proposal: id("large"),
+        approve: true,
+        at: at(0),
+        who: "bob".to_owned(),
+        why: "yes".to_owned(),
+    };
     commit!(app, wallet::decide, &decision).unwrap();
     sound(&mut app).await;
 

@@ -40,6 +40,7 @@ pub fn at(topic: &str, partition: i32) -> TopicPartition {
 
 struct ScriptedSource {
     counts: Vec<(Arc<str>, i32)>,
+    horizon: i64,
     events: mpsc::UnboundedReceiver<SourceEvent>,
 }
 
@@ -55,9 +56,9 @@ impl Source for ScriptedSource {
 
     fn committed(&mut self, _: &[(TopicPartition, i64)]) {}
 
-    /// The tests' leases are rated no further than this.
+    /// Leases are rated no further than this.
     fn horizon(&self) -> Option<i64> {
-        Some(START + 4 * HOUR)
+        Some(self.horizon)
     }
 
     fn stop(&mut self) {
@@ -80,13 +81,24 @@ impl Raw {
         owns: &[TopicPartition],
         change: &(dyn Fn(&mut hydrometer_pipeline::config::Config) + Sync),
     ) -> Raw {
+        Raw::start_until(deployment, telemetry, owns, START + 4 * HOUR, change).await
+    }
+
+    /// Leases are rated up to the horizon.
+    pub async fn start_until(
+        deployment: &Deployment,
+        telemetry: i32,
+        owns: &[TopicPartition],
+        horizon: i64,
+        change: &(dyn Fn(&mut hydrometer_pipeline::config::Config) + Sync),
+    ) -> Raw {
         let mut config = deployment.config();
         config.worker = owns.iter().map(ToString::to_string).collect::<Vec<_>>().join("+");
         config.windows.lateness_s = 0;
         change(&mut config);
         let (events, receiver) = mpsc::unbounded_channel();
         let counts = vec![(Arc::from(TELEMETRY), telemetry), (Arc::from(LIFECYCLE), 1)];
-        let source = ScriptedSource { counts, events: receiver };
+        let source = ScriptedSource { counts, horizon, events: receiver };
         let (url, warehouse) = (deployment.app_url.clone(), deployment.warehouse());
         let (tell, pid) = oneshot::channel();
         let (stop, stopped) = oneshot::channel::<()>();
@@ -132,7 +144,10 @@ impl Actor {
         owns: &[TopicPartition],
         change: &(dyn Fn(&mut hydrometer_pipeline::config::Config) + Sync),
     ) -> Actor {
-        let raw = Raw::start_with(deployment, telemetry, owns, change).await;
+        Actor::of(Raw::start_with(deployment, telemetry, owns, change).await, owns).await
+    }
+
+    pub async fn of(raw: Raw, owns: &[TopicPartition]) -> Actor {
         let starts = raw.assign(owns).await;
         let next = starts.iter().map(|start| (start.partition.clone(), start.offset.unwrap_or(0))).collect();
         let (script, lines) = mpsc::unbounded_channel();

@@ -99,6 +99,32 @@ impl System {
         (output.status.code(), text)
     }
 
+    /// Runs a command that ends with this status and says these words; gives all that it said.
+    pub fn answers(&self, args: &[&str], status: i32, words: &[&str]) -> String {
+        let (found, text) = self.hydrometer(args);
+        assert_eq!(found, Some(status), "{args:?}: {text}");
+        words.iter().for_each(|word| assert!(text.contains(word), "{args:?} lacks {word:?}: {text}"));
+        text
+    }
+
+    /// The rows of a command's answer.
+    pub fn rows(&self, args: &[&str]) -> Vec<Value> {
+        let text = self.answers(&[args, &["--format", "json"]].concat(), 0, &[]);
+        text.lines().filter(|line| line.starts_with('{')).map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    /// When wallets ran dry and were restored: (seconds since a time, what).
+    pub async fn transitions(&self, since: i64) -> Vec<(i64, String)> {
+        let db = self.deployment.database().await;
+        let sql = "SELECT time_s, body->>'type' FROM hydrometer.event WHERE source = 'hydrometer.wallets' ORDER BY time_s, rank";
+        let rows = db.client_ref().query(sql, &[]).await.unwrap();
+        let rows = rows.iter().map(|row| {
+            let name: &str = row.get(1);
+            (row.get::<_, i64>(0) - since, name.trim_start_matches("gpu.wallet.").to_owned())
+        });
+        rows.collect()
+    }
+
     /// What all records say: (kind, charge) to the renter's and the supplier's amount, in nano-units.
     pub async fn amounts(&self) -> Amounts {
         let mut sums = Amounts::new();

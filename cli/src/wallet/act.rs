@@ -4,9 +4,10 @@ use chrono::{DateTime, Utc};
 use clap::Args;
 use hydrometer_ledger::{TransactionId, wallet};
 use hydrometer_pipeline::apply::{COMMANDS, operate};
-use hydrometer_pipeline::store::Database;
 use hydrometer_pipeline::store::lifecycle::Command;
 use hydrometer_pipeline::store::wallet::{Operation, source};
+use hydrometer_pipeline::store::{Database, StoreError};
+use hydrometer_pipeline::worker::WorkerError;
 use hydrometer_schemas::contract::Decimal;
 use hydrometer_schemas::lifecycle::{GrantKind, OnExpiry, WalletGrant, nanos};
 use hydrometer_schemas::time::{MICROS_PER_SECOND, Second};
@@ -14,6 +15,7 @@ use uuid::Uuid;
 
 use super::{By, Of, amount, second};
 use crate::CliError;
+use crate::ledger::answer;
 
 #[derive(Debug, Args)]
 pub struct GrantArgs {
@@ -51,6 +53,23 @@ pub struct GrantArgs {
     by: By,
 }
 
+/// What makes sure that it is done once.
+#[derive(Debug, Args)]
+struct Once {
+    /// What it stands for, such as the number of a ticket; the same again under this key changes nothing. Default: a new one
+    #[arg(long)]
+    key: Option<String>,
+}
+
+impl Once {
+    fn id(&self, of: &Of, what: &str) -> Uuid {
+        let key = self.key.as_ref();
+        key.map_or_else(Uuid::new_v4, |key| {
+            TransactionId::derive(&Uuid::NAMESPACE_OID, &[what, &of.renter, &of.currency, key]).0
+        })
+    }
+}
+
 #[derive(Debug, Args)]
 pub struct RefundArgs {
     #[command(flatten)]
@@ -63,6 +82,8 @@ pub struct RefundArgs {
     /// The account that it goes to, without its currency
     #[arg(long, value_name = "ACCOUNT", default_value = "clearing")]
     to: String,
+    #[command(flatten)]
+    once: Once,
     #[command(flatten)]
     by: By,
 }
@@ -78,6 +99,8 @@ pub struct CreditArgs {
     #[arg(long, value_name = "TIME")]
     expires: Option<String>,
     #[command(flatten)]
+    once: Once,
+    #[command(flatten)]
     by: By,
 }
 
@@ -92,6 +115,8 @@ pub struct DebitArgs {
     /// The grant that it is taken from. Default: whichever would be used next
     #[arg(long)]
     grant: Option<Uuid>,
+    #[command(flatten)]
+    once: Once,
     #[command(flatten)]
     by: By,
 }
@@ -161,7 +186,9 @@ pub async fn grant(db: &mut Database, args: GrantArgs) -> Result<u8, CliError> {
         };
         let id = format!("grant/{}/{}/{name}", args.of.renter, args.of.currency);
         let operation = Operation::Grant(Box::new(grant));
-        act(db, operation, &id, part.at.timestamp(), "wallet grant", &args.by).await?;
+        if !act(db, operation, &id, part.at.timestamp(), "wallet grant", &args.by).await? {
+            return Ok(1);
+        }
     }
     eprintln!("granted to {}: {} {} as {name}", args.of.renter, args.amount, args.of.currency);
     Ok(0)
@@ -170,7 +197,7 @@ pub async fn grant(db: &mut Database, args: GrantArgs) -> Result<u8, CliError> {
 pub async fn refund(db: &mut Database, args: RefundArgs) -> Result<u8, CliError> {
     let at = now(db).await?;
     let refund = wallet::Refund {
-        id: Uuid::new_v4(),
+        id: args.once.id(&args.of, "wallet refund"),
         wallet: args.of.id(),
         grant: args.grant,
         amount: args.amount.as_deref().map(amount).transpose()?,
@@ -180,8 +207,8 @@ pub async fn refund(db: &mut Database, args: RefundArgs) -> Result<u8, CliError>
         why: args.by.why.clone(),
     };
     let id = refund.id;
-    act(db, Operation::Refund(refund), &format!("refund/{id}"), at, "wallet refund", &args.by).await?;
-    tell(db, id).await
+    let done = act(db, Operation::Refund(refund), &format!("refund/{id}"), at, "wallet refund", &args.by).await?;
+    if done { tell(db, id).await } else { Ok(1) }
 }
 
 pub async fn credit(db: &mut Database, args: CreditArgs) -> Result<u8, CliError> {
@@ -191,12 +218,12 @@ pub async fn credit(db: &mut Database, args: CreditArgs) -> Result<u8, CliError>
         expires: args.expires.as_deref().map(|text| time(second(text)?)).transpose()?,
         on_expiry: wallet::OnExpiry::Income,
     };
-    manual(db, &args.of, act, &args.amount, "wallet credit", &args.by).await
+    manual(db, &args.of, act, &args.amount, ("wallet credit", &args.once), &args.by).await
 }
 
 pub async fn debit(db: &mut Database, args: DebitArgs) -> Result<u8, CliError> {
     let act = wallet::Act::Debit { destination: source(&args.to, &args.of.currency), grant: args.grant };
-    manual(db, &args.of, act, &args.amount, "wallet debit", &args.by).await
+    manual(db, &args.of, act, &args.amount, ("wallet debit", &args.once), &args.by).await
 }
 
 async fn manual(
@@ -204,12 +231,12 @@ async fn manual(
     of: &Of,
     what: wallet::Act,
     text: &str,
-    name: &'static str,
+    (name, once): (&'static str, &Once),
     by: &By,
 ) -> Result<u8, CliError> {
     let at = now(db).await?;
     let manual = wallet::Manual {
-        id: Uuid::new_v4(),
+        id: once.id(of, name),
         wallet: of.id(),
         act: what,
         amount: amount(text)?,
@@ -218,16 +245,23 @@ async fn manual(
         why: by.why.clone(),
     };
     let id = manual.id;
-    act(db, Operation::Manual(manual), &format!("manual/{id}"), at, name, by).await?;
-    tell(db, id).await
+    let done = act(db, Operation::Manual(manual), &format!("manual/{id}"), at, name, by).await?;
+    if done { tell(db, id).await } else { Ok(1) }
 }
 
 pub async fn decide(db: &mut Database, args: DecideArgs, approve: bool) -> Result<u8, CliError> {
     let at = now(db).await?;
-    let decision =
-        wallet::Decision { proposal: args.proposal, approve, who: args.by.who.clone(), why: args.by.why.clone() };
+    let decision = wallet::Decision {
+        proposal: args.proposal,
+        approve,
+        at: time(at)?,
+        who: args.by.who.clone(),
+        why: args.by.why.clone(),
+    };
     let (id, name) = (format!("manual/{}", args.proposal), if approve { "wallet approve" } else { "wallet reject" });
-    act(db, Operation::Decide(decision), &id, at, name, &args.by).await?;
+    if !act(db, Operation::Decide(decision), &id, at, name, &args.by).await? {
+        return Ok(1);
+    }
     if approve {
         return tell(db, args.proposal).await;
     }
@@ -250,7 +284,10 @@ pub async fn terms(db: &mut Database, args: TermsArgs) -> Result<u8, CliError> {
     let tx = db.client().transaction().await.map_err(CliError::failed)?;
     let requested = if known {
         let new = wallet::NewTerms { id: Uuid::new_v4(), wallet: wallet.id(), terms, at, who, why };
-        wallet::set_terms(&tx, &new).await.map_err(CliError::failed)?
+        match wallet::set_terms(&tx, &new).await {
+            Ok(requested) => requested,
+            Err(error) => return answer(error),
+        }
     } else {
         let id = TransactionId::derive(&Uuid::NAMESPACE_OID, &["wallet terms", &wallet.party, &wallet.currency]).0;
         let new = wallet::NewWallet { id, wallet, terms, at, who, why };
@@ -264,7 +301,7 @@ pub async fn terms(db: &mut Database, args: TermsArgs) -> Result<u8, CliError> {
     Ok(0)
 }
 
-/// Commits it, again where another command came between.
+/// Commits it, again where another command came between. `false`: the ledger refused it, and the reason was said.
 async fn act(
     db: &mut Database,
     operation: Operation,
@@ -272,11 +309,14 @@ async fn act(
     at: Second,
     name: &'static str,
     by: &By,
-) -> Result<(), CliError> {
+) -> Result<bool, CliError> {
     for _ in 0..5 {
         let command = Command { name, who: by.who.clone(), why: by.why.clone() };
-        if operate(db, operation.clone(), id, at, command).await.map_err(CliError::failed)? {
-            return Ok(());
+        match operate(db, operation.clone(), id, at, command).await {
+            Ok(true) => return Ok(true),
+            Ok(false) => {}
+            Err(WorkerError::Store(StoreError::Ledger(error))) => return answer(error).map(|_| false),
+            Err(error) => return Err(CliError::failed(error)),
         }
     }
     Err(CliError::failed(format!("other commands kept {COMMANDS} busy; nothing was changed. Try again")))
@@ -294,11 +334,20 @@ async fn tell(db: &Database, id: Uuid) -> Result<u8, CliError> {
             eprintln!("booked: {} as {id}; the balance is {}", row.get::<_, &str>(0), row.get::<_, &str>(1));
             Ok(0)
         }
+        None if is_rejected(db, id).await? => {
+            eprintln!("{id} was proposed before, and a second person has rejected it; nothing was changed");
+            Ok(1)
+        }
         None => {
             eprintln!("proposed as {id}: it waits for a second person (`hydrometer wallet approve {id}`)");
             Ok(0)
         }
     }
+}
+
+async fn is_rejected(db: &Database, id: Uuid) -> Result<bool, CliError> {
+    let sql = "SELECT FROM ledger.wallet_decision WHERE proposal = $1 AND NOT approved";
+    Ok(db.client_ref().query_opt(sql, &[&id]).await.map_err(CliError::failed)?.is_some())
 }
 
 /// The database's clock.

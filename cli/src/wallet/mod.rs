@@ -20,7 +20,7 @@ use crate::{CliError, Connection};
     hydrometer wallet statement hooli --limit 20\n  \
     hydrometer wallet grant hooli 500 --name invoice-881 --why 'bank transfer of 3 March'\n  \
     hydrometer wallet grant hooli 50 --promotional --priority -1 --expires 2026-04-01T00:00:00Z --why welcome\n  \
-    hydrometer wallet refund hooli 7f0c… --why 'contract ended'\n  \
+    hydrometer wallet refund hooli 7f0c… --key contract-17 --why 'contract ended'\n  \
     hydrometer wallet credit hooli 25 --who ana --why 'ticket 4711'   above the wallet's limit: a proposal\n  \
     hydrometer wallet approve 5b1e… --who bob --why 'checked with support'\n  \
     hydrometer wallet terms hooli --low 100,20 --topup-below 50 --topup-amount 500 --second-person-from 1000\n\n\

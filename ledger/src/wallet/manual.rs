@@ -52,6 +52,8 @@ pub enum Requested {
 pub struct Decision {
     pub proposal: Uuid,
     pub approve: bool,
+    /// When it is decided: what is approved counts from then on, or from its own time if that is later.
+    pub at: DateTime<Utc>,
     pub who: String,
     pub why: String,
 }
@@ -129,8 +131,8 @@ pub async fn decide(tx: &tokio_postgres::Transaction<'_>, decision: &Decision) -
         return Err(refuse(what, "nothing was decided", "List the open ones"));
     };
     let (kind, body): (&str, Value) = (row.get(0), row.get(1));
-    let wanted = Wanted::of(kind, decision.proposal, &body)?;
-    let operation = wanted.operation()?;
+    let mut wanted = Wanted::of(kind, decision.proposal, &body)?;
+    let mut operation = wanted.operation()?;
     // The wallet's lock comes before the decision's row.
     let mut work = Work::begin(tx, &[&operation]).await?;
     tx.query_typed(
@@ -149,6 +151,11 @@ pub async fn decide(tx: &tokio_postgres::Transaction<'_>, decision: &Decision) -
     }
     if let Some(done) = work.known(operation.id) {
         return Ok(Requested::Booked(done));
+    }
+    if let Wanted::Manual(manual) = &mut wanted {
+        manual.at = operation.at.max(time("a decision", decision.at)?);
+        // The body stays what was proposed.
+        operation = Operation { body: operation.body, ..manual.operation()? };
     }
     let facts = wanted.facts(work.book(operation.wallet)?)?;
     let done = work.run(&operation, facts).await?;

@@ -41,7 +41,7 @@ pub enum StoreError {
     Connect { target: String, detail: String, hint: &'static str },
     #[error("the database refused while {doing}: {detail}")]
     Database { doing: &'static str, detail: String, source: tokio_postgres::Error },
-    #[error("the ledger refused the postings of a round: {0}")]
+    #[error(transparent)]
     Ledger(#[from] LedgerError),
     #[error("cannot rate: {0}")]
     Money(#[from] hydrometer_rating::money::MoneyError),

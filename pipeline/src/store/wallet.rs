@@ -390,19 +390,33 @@ pub(super) async fn operate(
             return Ok(Some(event(key, kind)));
         }
         Operation::Refund(refund) => {
-            wallet::refund(tx, &wallet::Refund { at: now, ..refund.clone() }).await?;
+            let at = stated_at(tx, refund.id).await?.unwrap_or(now);
+            wallet::refund(tx, &wallet::Refund { at, ..refund.clone() }).await?;
             refund.id
         }
-        Operation::Manual(manual) => match wallet::manual(tx, &wallet::Manual { at: now, ..manual.clone() }).await? {
-            wallet::Requested::Booked(_) => manual.id,
-            wallet::Requested::Proposed | wallet::Requested::Rejected => return Ok(None),
-        },
-        Operation::Decide(decision) => match wallet::decide(tx, decision).await? {
-            wallet::Requested::Booked(_) => decision.proposal,
-            wallet::Requested::Proposed | wallet::Requested::Rejected => return Ok(None),
-        },
+        Operation::Manual(manual) => {
+            let at = stated_at(tx, manual.id).await?.unwrap_or(now);
+            match wallet::manual(tx, &wallet::Manual { at, ..manual.clone() }).await? {
+                wallet::Requested::Booked(_) => manual.id,
+                wallet::Requested::Proposed | wallet::Requested::Rejected => return Ok(None),
+            }
+        }
+        Operation::Decide(decision) => {
+            match wallet::decide(tx, &wallet::Decision { at: now, ..decision.clone() }).await? {
+                wallet::Requested::Booked(_) => decision.proposal,
+                wallet::Requested::Proposed | wallet::Requested::Rejected => return Ok(None),
+            }
+        }
     };
     Ok(booked(tx, id, counts_from, history).await?.map(|kind| event(key, kind)))
+}
+
+/// The time that an operation was stated with when it came before: a repeat states the same.
+async fn stated_at(client: &impl GenericClient, id: Uuid) -> Result<Option<DateTime<Utc>>, StoreError> {
+    let sql = "SELECT (body->>'at')::timestamptz FROM ledger.wallet_entry WHERE id = $1 \
+               UNION ALL SELECT (body->>'at')::timestamptz FROM ledger.wallet_proposal WHERE id = $1 LIMIT 1";
+    let row = client.query_opt(sql, &[&id]).await.map_err(doing("looking for an operation on a wallet"))?;
+    Ok(row.map(|row| row.get(0)))
 }
 
 fn event(key: &EventKey, kind: Kind) -> Event {
