@@ -6,6 +6,13 @@ language sql immutable
 set search_path = pg_catalog, pg_temp
 as $$ select month::timestamp at time zone 'UTC', (month + interval '1 month') at time zone 'UTC' $$;
 
+-- The transactions whose lines are in the files of detached months.
+create or replace view ledger.detached_transaction as
+select i.id
+from ledger.posting p
+join ledger.transaction_id i on i.posting = p.number
+where p.booked_at < (select max(d.month) + interval '1 month' from ledger.detached d) at time zone 'UTC';
+
 -- Refuses a month that is not over, not the earliest, or not wholly under an anchor. Whoever still posts into it is
 -- waited for.
 create or replace function ledger.check_month(month date) returns void

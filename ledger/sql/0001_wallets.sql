@@ -136,7 +136,7 @@ create table if not exists ledger.wallet_topup_answer (
 create table if not exists ledger.wallet_proposal (
     id          uuid primary key,
     wallet      uuid not null,
-    kind        text not null check (kind in ('credit', 'debit', 'terms')),
+    kind        text not null check (kind in ('credit', 'debit', 'refund', 'terms')),
     body        jsonb not null check (jsonb_typeof(body) = 'object'),
     who         text not null check (btrim(who) <> ''),
     why         text not null check (btrim(why) <> ''),
@@ -215,10 +215,9 @@ create or replace function ledger.needs_second_person(kind text, amount numeric,
 returns boolean
 language sql immutable set search_path = pg_catalog, pg_temp as $$
     select second_person_from is not null
-       and case kind when 'credit' then abs(amount) >= second_person_from
-                     when 'debit' then abs(amount) >= second_person_from
-                     when 'terms' then coalesce((body ->> 'second_person_from')::numeric > second_person_from, true)
-                     else false end
+       and case when kind in ('credit', 'debit', 'refund') then abs(amount) >= second_person_from
+                when kind = 'terms' then coalesce((body ->> 'second_person_from')::numeric > second_person_from, true)
+                else false end
 $$;
 
 create or replace function ledger.wallet_propose(proposal uuid, wallet uuid, kind text, body jsonb, who text, why text)
@@ -294,6 +293,7 @@ begin
     where not exists (
         select from ledger.wallet_proposal p join ledger.wallet_decision d on d.proposal = p.id
         where p.id = e.id and d.approved and p.body = e.body and p.kind = e.kind and p.wallet = e.wallet
+          and coalesce((p.body ->> 'amount')::numeric, abs(e.amount)) = abs(e.amount)
           and not ledger.same_person(p.who, d.who)
     );
     if found then

@@ -205,12 +205,17 @@ async fn a_refund_never_exceeds_what_is_left() {
     let error = commit!(app, wallet::refund, &refund("r1", "paid", None, 80)).unwrap_err();
     says(error, &["0.000000000 is left"]);
 
-    let done = commit!(app, wallet::refund, &refund("r1", "paid", Some(20), 20)).unwrap();
+    let Requested::Booked(done) = commit!(app, wallet::refund, &refund("r1", "paid", Some(20), 20)).unwrap() else {
+        panic!()
+    };
     assert_eq!((done.paid, done.balance), (units(50), units(100)));
-    let rest = commit!(app, wallet::refund, &refund("r2", "paid", None, 21)).unwrap();
+    let Requested::Booked(rest) = commit!(app, wallet::refund, &refund("r2", "paid", None, 21)).unwrap() else {
+        panic!()
+    };
     assert_eq!((rest.paid, rest.balance), (units(0), units(50)));
     assert_eq!(statement(&app, wallet, rest.number - 1, 9).await.unwrap()[0].amount, units(-50));
-    assert_eq!(commit!(app, wallet::refund, &refund("r2", "paid", None, 21)).unwrap().outcome, Outcome::Repeated);
+    let again = commit!(app, wallet::refund, &refund("r2", "paid", None, 21)).unwrap();
+    assert_eq!(again, Requested::Booked(wallet::Done { outcome: Outcome::Repeated, ..rest }));
     says(commit!(app, wallet::refund, &refund("r3", "paid", None, 22)).unwrap_err(), &["is left"]);
     // What was refunded is not there for late use any more; what was credited back stays with its grant.
     let done = draw(&mut app, "late", wallet, &[(5, 60)]).await;
@@ -271,6 +276,20 @@ async fn manual_operations_need_two_persons_from_the_limit_on() {
     assert_eq!(commit!(app, wallet::decide, &decision("rejected", false, "bob")).unwrap(), Requested::Rejected);
     assert_eq!(commit!(app, wallet::manual, &credit("rejected", 70)).unwrap(), Requested::Rejected);
     says(commit!(app, wallet::decide, &decision("rejected", true, "eve")).unwrap_err(), &["rejected by bob"]);
+
+    // Nor is money paid out by one person.
+    let refund = Refund {
+        id: id("refund"),
+        wallet,
+        grant: id("large"),
+        amount: None,
+        destination: goodwill(),
+        at: at(8),
+        who: "ann".to_owned(),
+        why: "she asked for it".to_owned(),
+    };
+    assert_eq!(commit!(app, wallet::refund, &refund).unwrap(), Requested::Proposed);
+    assert_eq!(commit!(app, wallet::decide, &decision("refund", false, "bob")).unwrap(), Requested::Rejected);
 
     // A credit that would have ended by then stays open, until somebody rejects it.
     assert_eq!(commit!(app, wallet::manual, &credit("too late", 70)).unwrap(), Requested::Proposed);

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::body::{Reader, account, amount, instant, optional};
 use super::book::{Book, Held};
 use super::grant::paid_in;
-use super::refund::{paid_out, take, take_from};
+use super::refund::{Refund, paid_out, take, take_from};
 use super::settle::{Grant, order};
 use super::work::{Facts, Operation, Work};
 use super::{Done, NewTerms, OnExpiry, WalletId, beyond, reason, refuse, time};
@@ -63,7 +63,7 @@ pub struct Decision {
 pub struct Proposal {
     pub id: Uuid,
     pub wallet: WalletId,
-    /// `credit`, `debit` or `terms`.
+    /// `credit`, `debit`, `refund` or `terms`.
     pub kind: String,
     pub body: Value,
     pub who: String,
@@ -73,24 +73,19 @@ pub struct Proposal {
 
 /// Credits or debits a wallet by hand; from the amount on that its terms name, it stays a proposal.
 pub async fn manual(tx: &tokio_postgres::Transaction<'_>, manual: &Manual) -> Result<Requested, LedgerError> {
-    let needs_second = |book: &Book| book.terms.second_person_from.is_some_and(|from| manual.amount >= from);
-    request(tx, manual.operation()?, needs_second, |book| manual.facts(book)).await
+    request(tx, &Wanted::Manual(manual.clone())).await
 }
 
 /// Does what one person may do, or keeps it as a proposal.
-pub(super) async fn request(
-    tx: &tokio_postgres::Transaction<'_>,
-    operation: Operation,
-    needs_second: impl FnOnce(&Book) -> bool,
-    facts: impl FnOnce(&Book) -> Result<Facts, LedgerError>,
-) -> Result<Requested, LedgerError> {
+pub(super) async fn request(tx: &tokio_postgres::Transaction<'_>, wanted: &Wanted) -> Result<Requested, LedgerError> {
+    let operation = wanted.operation()?;
     let mut work = Work::begin(tx, &[&operation]).await?;
     if let Some(done) = work.known(operation.id) {
         return Ok(Requested::Booked(done));
     }
     let book = work.book(operation.wallet)?;
-    let facts = facts(book)?;
-    if !needs_second(book) {
+    let (operation, facts) = wanted.ready(book)?;
+    if !wanted.needs_second_person(book, &operation) {
         let done = work.run(&operation, facts).await?;
         work.finish(&[]).await?;
         return Ok(Requested::Booked(done));
@@ -152,12 +147,12 @@ pub async fn decide(tx: &tokio_postgres::Transaction<'_>, decision: &Decision) -
     if let Some(done) = work.known(operation.id) {
         return Ok(Requested::Booked(done));
     }
-    if let Wanted::Manual(manual) = &mut wanted {
-        manual.at = operation.at.max(time("a decision", decision.at)?);
-        // The body stays what was proposed.
-        operation = Operation { body: operation.body, ..manual.operation()? };
+    if let Wanted::Manual(Manual { at, .. }) | Wanted::Refund(Refund { at, .. }) = &mut wanted {
+        *at = operation.at.max(time("a decision", decision.at)?);
     }
-    let facts = wanted.facts(work.book(operation.wallet)?)?;
+    let (ready, facts) = wanted.ready(work.book(operation.wallet)?)?;
+    // The body stays what was proposed.
+    operation = Operation { body: operation.body, ..ready };
     let done = work.run(&operation, facts).await?;
     work.finish(&[]).await?;
     Ok(Requested::Booked(done))
@@ -187,30 +182,45 @@ pub async fn proposals(client: &impl GenericClient) -> Result<Vec<Proposal>, Led
     Ok(rows.iter().map(proposal).collect())
 }
 
-enum Wanted {
+/// What one person may want of another.
+pub(super) enum Wanted {
     Manual(Manual),
+    Refund(Refund),
     Terms(NewTerms),
 }
 
 impl Wanted {
     fn of(kind: &str, id: Uuid, body: &Value) -> Result<Self, LedgerError> {
-        if kind == "terms" {
-            return Ok(Wanted::Terms(NewTerms::of_body(id, body)?));
-        }
-        Ok(Wanted::Manual(Manual::of_body(id, body)?))
+        Ok(match kind {
+            "terms" => Wanted::Terms(NewTerms::of_body(id, body)?),
+            "refund" => Wanted::Refund(Refund::of_body(id, body)?),
+            _ => Wanted::Manual(Manual::of_body(id, body)?),
+        })
     }
 
     fn operation(&self) -> Result<Operation, LedgerError> {
         match self {
             Wanted::Manual(manual) => manual.operation(),
+            Wanted::Refund(refund) => refund.operation(),
             Wanted::Terms(terms) => terms.operation(),
         }
     }
 
-    fn facts(&self, book: &Book) -> Result<Facts, LedgerError> {
+    /// What it comes to with the wallet as it is.
+    fn ready(&self, book: &Book) -> Result<(Operation, Facts), LedgerError> {
         match self {
-            Wanted::Manual(manual) => manual.facts(book),
-            Wanted::Terms(terms) => Ok(terms.facts()),
+            Wanted::Manual(manual) => Ok((manual.operation()?, manual.facts(book)?)),
+            Wanted::Refund(refund) => refund.ready(book),
+            Wanted::Terms(terms) => Ok((terms.operation()?, terms.facts())),
+        }
+    }
+
+    fn needs_second_person(&self, book: &Book, operation: &Operation) -> bool {
+        match self {
+            Wanted::Terms(terms) => book.terms.is_raised_by(&terms.terms),
+            Wanted::Manual(_) | Wanted::Refund(_) => book.terms.second_person_from.is_some_and(|from| {
+                operation.amount >= from || operation.amount.checked_neg().is_none_or(|taken| taken >= from)
+            }),
         }
     }
 }

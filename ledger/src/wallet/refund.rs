@@ -4,11 +4,12 @@ use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::body::{account, amount, instant};
+use super::body::{Reader, account, amount, instant};
 use super::book::Book;
 use super::grant::other_side;
-use super::work::{Facts, Operation, alone};
-use super::{Done, WalletId, beyond, reason, refuse, time};
+use super::manual::{Requested, Wanted, request};
+use super::work::{Facts, Operation};
+use super::{WalletId, beyond, reason, refuse, time};
 use crate::{AccountSpec, Amount, LedgerError, Transfer};
 
 /// A refund: debit the wallet, credit `destination`.
@@ -26,36 +27,58 @@ pub struct Refund {
     pub why: String,
 }
 
-/// Refunds what is left of a paid grant, or a part of it; never more than what is left.
-pub async fn refund(tx: &tokio_postgres::Transaction<'_>, refund: &Refund) -> Result<Done, LedgerError> {
-    reason(&refund.who, &refund.why)?;
-    let at = time("the time of a refund", refund.at)?;
-    let operation = Operation {
-        id: refund.id,
-        wallet: refund.wallet,
-        kind: "refund",
-        at,
-        amount: Amount::ZERO,
-        who: refund.who.clone(),
-        why: refund.why.clone(),
-        body: json!({
-            "wallet": refund.wallet.to_string(), "grant": refund.grant.to_string(),
-            "amount": refund.amount.map_or(Value::Null, amount), "destination": account(&refund.destination),
-            "at": instant(at), "who": refund.who, "why": refund.why,
-        }),
-    };
-    alone(tx, &operation, |book| {
-        let (debits, taken) = take_from(book, refund.grant, refund.amount, at)?;
+/// Refunds what is left of a paid grant, or a part of it; never more than what is left. From the amount on that the wallet's terms
+/// name it stays a proposal, which another person decides on ([`super::decide`]).
+pub async fn refund(tx: &tokio_postgres::Transaction<'_>, refund: &Refund) -> Result<Requested, LedgerError> {
+    request(tx, &Wanted::Refund(refund.clone())).await
+}
+
+impl Refund {
+    pub(super) fn operation(&self) -> Result<Operation, LedgerError> {
+        reason(&self.who, &self.why)?;
+        let at = time("the time of a refund", self.at)?;
+        Ok(Operation {
+            id: self.id,
+            wallet: self.wallet,
+            kind: "refund",
+            at,
+            // Known when it is taken.
+            amount: Amount::ZERO,
+            who: self.who.clone(),
+            why: self.why.clone(),
+            body: json!({
+                "wallet": self.wallet.to_string(), "grant": self.grant.to_string(),
+                "amount": self.amount.map_or(Value::Null, amount), "destination": account(&self.destination),
+                "at": instant(at), "who": self.who, "why": self.why,
+            }),
+        })
+    }
+
+    pub(super) fn of_body(id: Uuid, body: &Value) -> Result<Self, LedgerError> {
+        let read = Reader(body);
+        Ok(Refund {
+            id,
+            wallet: WalletId(read.uuid("wallet")?),
+            grant: read.uuid("grant")?,
+            amount: read.has("amount").then(|| read.amount("amount")).transpose()?,
+            destination: read.account("destination")?,
+            at: read.instant("at")?,
+            who: read.text("who")?.to_owned(),
+            why: read.text("why")?.to_owned(),
+        })
+    }
+
+    pub(super) fn ready(&self, book: &Book) -> Result<(Operation, Facts), LedgerError> {
+        let operation = self.operation()?;
+        let (debits, taken) = take_from(book, self.grant, self.amount, operation.at)?;
         if let Some((place, _)) = debits.iter().find(|(place, _)| book.held[*place].source.is_none()) {
             let what = format!("grant {} is promotional", book.held[*place].grant.id);
             return Err(refuse(what, "no money was paid for it", "Take it back by a manual debit"));
         }
-        let transfers = paid_out(book, &debits, &refund.destination)?;
-        let mut operation = operation.clone();
-        operation.amount = taken.checked_neg().ok_or_else(|| beyond("a refund"))?;
-        Ok((operation, Facts { debits, transfers, ..Facts::default() }))
-    })
-    .await
+        let transfers = paid_out(book, &debits, &self.destination)?;
+        let amount = taken.checked_neg().ok_or_else(|| beyond("a refund"))?;
+        Ok((Operation { amount, ..operation }, Facts { debits, transfers, ..Facts::default() }))
+    }
 }
 
 /// Takes an amount from one grant, and says from which parts: the last of them first.

@@ -23,7 +23,7 @@ pub struct Terms {
     /// `wallet.low` is told when the balance comes down to one of these.
     pub thresholds: Vec<Amount>,
     pub topup: Option<AutoTopup>,
-    /// Manual credits and debits of this amount or more need a second person; so does whatever raises it. Nothing:
+    /// Refunds, and manual credits and debits, of this amount or more need a second person; so does whatever raises it. Nothing:
     /// never.
     pub second_person_from: Option<Amount>,
 }
@@ -204,7 +204,7 @@ impl NewTerms {
 
 /// Replaces a wallet's terms. What raises the limit for a second person stays a proposal until one approves.
 pub async fn set_terms(tx: &tokio_postgres::Transaction<'_>, new: &NewTerms) -> Result<super::Requested, LedgerError> {
-    super::manual::request(tx, new.operation()?, |book| book.terms.is_raised_by(&new.terms), |_| Ok(new.facts())).await
+    super::manual::request(tx, &super::manual::Wanted::Terms(new.clone())).await
 }
 
 /// Says that a request for a top-up will not be answered by a grant, so that there can be another one.
