@@ -242,3 +242,54 @@ async fn the_book_by_hand() {
     run(transfer(cash, owed, "1", "later"), 0, &["posted"]);
     system.answers(&["verify", "--anchor", anchor], 0, &["Every law holds"]);
 }
+
+/// What is given for later, beyond all time, or by one person where two are asked for.
+#[tokio::test(flavor = "multi_thread")]
+async fn grants_by_command_keep_to_the_rules() {
+    let system = System::new("commands_grants").await;
+    let by = ["--who", "ana", "--why", "a plan"];
+    let run = |args: &[&str], status: i32, words: &[&str]| system.answers(&[args, &by].concat(), status, words);
+    // A part a month: only the first can be used now.
+    run(&["wallet", "grant", "gates", "12", "--monthly", "12", "--name", "plan"], 0, &["granted to gates: 12"]);
+    let balance = || system.rows(&["wallet", "list"]).remove(0)["balance"].as_str().unwrap().to_owned();
+    assert_eq!(balance(), "1.000000000");
+    assert_eq!(system.rows(&["wallet", "show", "gates"]).len(), 12);
+    // No time that could be mistaken for another, and nothing that nobody could read again.
+    for end in ["9999-12-31T23:59:59Z", "9999-12-31T23:59:30Z", "1969-12-31T23:59:59Z"] {
+        run(&["wallet", "grant", "gates", "1", "--name", "ever", "--expires", end], 2, &["between 1970 and 9999"]);
+        run(&["wallet", "credit", "gates", "1", "--expires", end], 2, &["between 1970 and 9999"]);
+    }
+    run(
+        &["wallet", "grant", "gates", "1", "--name", "past", "--expires", "2020-01-01T00:00:00Z"],
+        1,
+        &["expires before it counts"],
+    );
+    run(&["wallet", "grant", "gates", "5", "--name", "five"], 0, &["granted"]);
+    run(&["wallet", "grant", "gates", "6", "--name", "five"], 1, &["five", "5"]);
+    assert_eq!(balance(), "6.000000000");
+
+    // Each grant answers the open request for a top-up; below the line the next operation asks again.
+    let terms = ["--topup-below", "50", "--topup-amount", "100", "--second-person-from", "10"];
+    run(&[&["wallet", "terms", "gates"][..], &terms].concat(), 0, &["hold now"]);
+    let db = system.deployment.database().await;
+    let asked = async || {
+        let sql =
+            "SELECT (SELECT count(*) FROM ledger.wallet_topup), (SELECT count(*) FROM ledger.wallet_topup_answer)";
+        let row = db.client_ref().query_one(sql, &[]).await.unwrap();
+        (row.get::<_, i64>(0), row.get::<_, i64>(1))
+    };
+    let before = asked().await;
+    run(&["wallet", "grant", "gates", "1", "--name", "one"], 0, &["granted"]);
+    run(&["wallet", "grant", "gates", "1", "--name", "two"], 0, &["granted"]);
+    let after = asked().await;
+    assert!(after.0 >= before.0 + 1 && after.1 >= before.1 + 1, "{before:?} {after:?}");
+    run(&["wallet", "grant", "gates", "10", "--name", "large"], 1, &["second person", "wallet credit"]);
+    let id =
+        system.rows(&["wallet", "show", "gates"]).iter().find(|grant| grant["grant"] == "five").unwrap()["id"].clone();
+    run(&["wallet", "refund", "gates", id.as_str().unwrap(), "--key", "r"], 0, &["booked: -5"]);
+    run(&["wallet", "credit", "gates", "2", "--key", "c", "--expires", "2090-01-01T00:00:30Z"], 0, &["booked: 2"]);
+    let ends: Vec<Value> =
+        system.rows(&["wallet", "show", "gates"]).into_iter().map(|grant| grant["expires"].clone()).collect();
+    assert!(ends.contains(&json!("2090-01-01T00:01:00Z")), "{ends:?}");
+    system.answers(&["verify"], 0, &["Every law holds"]);
+}

@@ -3,6 +3,7 @@
 
 mod common;
 
+use common::scripted::passes;
 use common::sound::assert_sound;
 use common::system::{System, amounts, cents};
 use serde_json::{Value, json};
@@ -94,4 +95,33 @@ async fn grace_is_owed_promises_are_burned_first_and_what_expires_is_income() {
         assert_eq!(system.balance(account).await, balance, "{account}");
     }
     assert_sound(&system.deployment, "a wallet").await;
+}
+
+/// What is told late is news when it comes, however much of the log is read at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn late_news_moves_no_cut_wherever_the_log_is_cut() {
+    for batch_records in [1, 3, 500] {
+        let mut system = System::new(&format!("prepaid_late_{batch_records}")).await;
+        system.batch_records = batch_records;
+        system.signed(MARCH - 60, contract("c", MARCH - 60, &json!({"on_exhaustion": "suspend"})));
+        system.says("gpu.wallet.granted", MARCH, grant("first", "1.00", json!({})));
+        let end = MARCH + HOUR;
+        system.leased("a", "sup", "c", MARCH, end);
+        system.busy("a", MARCH, end);
+        // An outage of 200 s is told when the wallet has long run dry: what it saved is there from then on.
+        let told = MARCH + 1_500;
+        system.lifecycle.push(passes(told));
+        let outage = json!({"outage": "o", "server": "a", "fault": "supplier"});
+        system.says_late("gpu.outage.opened", MARCH + 500, told, outage);
+        system.says_late("gpu.outage.closed", MARCH + 700, told, json!({"outage": "o"}));
+        system.until(end + HOUR);
+        system.run().await;
+
+        let expected = [(1_000, "exhausted"), (1_500, "restored"), (1_700, "exhausted")];
+        let expected = expected.map(|(second, name)| (second, name.to_owned()));
+        assert_eq!(system.transitions(MARCH).await, expected, "{batch_records} at once");
+        assert_eq!(system.balance("renter:hooli:receivable:USD").await, 0);
+        assert_eq!(system.balance("renter:hooli:wallet:USD").await, 0);
+        assert_sound(&system.deployment, "late news").await;
+    }
 }

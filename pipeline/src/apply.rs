@@ -235,7 +235,7 @@ async fn record(
     after.attempt = Some(attempt);
     let mut arrived = Vec::new();
     for event in events {
-        arrived.push(ArrivedEvent { event, partition: log.clone(), offset: after.position.next });
+        arrived.push(ArrivedEvent { event, partition: log.clone(), offset: after.position.next, passed: 0 });
         after.position.next += 1;
     }
     if operation.is_some() {

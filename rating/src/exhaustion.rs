@@ -77,7 +77,7 @@ impl Purse {
             if !self.burn.goes_on(history) && dry.is_none() {
                 break;
             }
-            let stop = self.next_stop(wallet, not_before, until);
+            let stop = self.next_stop(history, wallet, not_before, until);
             let mut ahead = self.clone();
             let unpaid = ahead.pay(history, wallet, stop)?;
             let found = match dry {
@@ -104,7 +104,9 @@ impl Purse {
         self.left.extend(wallet.grants.iter().skip(known).map(|grant| grant.amount));
         while let Some(debit) = wallet.debits.get(self.debited).filter(|debit| debit.at <= self.at) {
             let mut rest = debit.amount;
-            for n in order(wallet, |grant| is_debited(grant, debit)) {
+            // What was billed by then may be less than what burned: what it took is gone, wherever it is missing here.
+            let usable = order(wallet, |grant| grant.span.holds(debit.at));
+            for n in order(wallet, |grant| is_debited(grant, debit)).into_iter().chain(usable) {
                 rest = self.take(n, rest)?;
             }
             self.debited += 1;
@@ -131,12 +133,15 @@ impl Purse {
     }
 
     /// The next second at which anything else than burn happens; an hour ahead at most.
-    fn next_stop(&self, wallet: &Wallet, not_before: Second, until: Second) -> Second {
+    fn next_stop(&self, history: &History, wallet: &Wallet, not_before: Second, until: Second) -> Second {
         let edges = wallet.grants.iter().flat_map(|grant| [grant.span.from, grant.span.to]);
         let debits = wallet.debits.iter().map(|debit| debit.at);
         let facts = wallet.dry.iter().flat_map(|dry| [dry.span.from, dry.span.to]);
         let hour = hour_floor(self.at) + SECONDS_PER_HOUR;
-        let stops = edges.chain(debits).chain(facts).chain([hour, until, not_before]);
+        // What a contract says on exhaustion is what its version in force says.
+        let versions = history.prepaid_under(&self.key).flat_map(|contract| history.versions(contract));
+        let versions = versions.flat_map(|version| [version.span.from, version.span.to]);
+        let stops = edges.chain(debits).chain(facts).chain(versions).chain([hour, until, not_before]);
         stops.filter(|stop| *stop > self.at).min().unwrap_or(until)
     }
 

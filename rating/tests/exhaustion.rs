@@ -286,7 +286,7 @@ impl World {
                     None => self.usable(d.at).into_iter().filter(paid).collect(),
                 };
                 let mut rest = d.nanos;
-                for n in from {
+                for n in from.into_iter().chain(self.usable(d.at)) {
                     let taken = rest.min(left[n]);
                     left[n] -= taken;
                     rest -= taken;
@@ -525,4 +525,30 @@ fn what_is_learned_late_moves_no_cut_of_access() {
     history.insert([event(restored.at, "e", restored.kind)]);
     let again = purse.next(&history, START + 1_500, START + 3_000).unwrap().unwrap();
     assert_eq!((again.at, again.kind.name()), (START + 1_600, "gpu.wallet.exhausted"));
+}
+
+/// What counts is the version in force in the second, wherever lifecycle time is cut.
+#[test]
+fn a_limit_that_is_lowered_counts_from_then_on() {
+    let rule = |limit: &str| json!({"on_exhaustion": "credit", "credit_limit": limit});
+    let first = signed("c", 10_000_000, &rule("100"));
+    let Kind::ContractSigned { document } = signed("c", 10_000_000, &rule("10")).kind else { panic!() };
+    let mut lowered = *document;
+    lowered.effective = show_second(START + 1_800);
+    let amended = event(START + 1_800, "amend-c", Kind::ContractAmended { document: Box::new(lowered) });
+    let lease = Lease { name: "l".into(), contract: "c", gpus: 1, from: START, to: FOREVER, outage: None, work: None };
+    for cuts in [vec![5_000], vec![1_800, 5_000], vec![60, 1_801, 2_500, 5_000]] {
+        let mut history = History::default();
+        history.insert([first.clone(), amended.clone()].into_iter().chain(self::lease(&lease)));
+        let mut found = Vec::new();
+        for until in cuts {
+            let mut purse = Purse::begin(&history, &wallet()).unwrap();
+            while let Some(transition) = purse.next(&history, START, START + until).unwrap() {
+                found.push((transition.at - START, transition.kind.name().to_owned()));
+                history.insert([event(transition.at, &format!("d{}", found.len()), transition.kind)]);
+            }
+        }
+        let expected = [(0, "gpu.wallet.exhausted"), (1_800, "gpu.wallet.credit_reached")];
+        assert_eq!(found, expected.map(|(second, name)| (second, name.to_owned())));
+    }
 }

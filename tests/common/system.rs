@@ -19,11 +19,19 @@ pub struct System {
     events: usize,
     pub lifecycle: Vec<(i64, Vec<u8>)>,
     pub telemetry: Vec<(i64, Vec<u8>)>,
+    /// How many records of a log come at once.
+    pub batch_records: usize,
 }
 
 impl System {
     pub async fn new(name: &str) -> System {
-        System { deployment: Deployment::new(name).await, events: 0, lifecycle: Vec::new(), telemetry: Vec::new() }
+        System {
+            deployment: Deployment::new(name).await,
+            events: 0,
+            lifecycle: Vec::new(),
+            telemetry: Vec::new(),
+            batch_records: 500,
+        }
     }
 
     pub fn signed(&mut self, effective: i64, document: Value) {
@@ -77,7 +85,7 @@ impl System {
         let source = FileSource::open(FileSourceConfig {
             dir,
             topics: vec![Arc::from("gpu.telemetry"), Arc::from("gpu.lifecycle")],
-            batch_records: 500,
+            batch_records: self.batch_records,
             interleave: Interleave::LogTime { slack: 0 },
             until: None,
             lockstep: true,

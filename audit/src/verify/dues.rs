@@ -280,16 +280,13 @@ const CHAINS: &str = concat!(
 
 /// Steps of dues and transactions that differ: each step has one of its own. What the platform bears of a credit is an expense.
 const TRANSACTIONS: &str = "\
-WITH detached AS (
-    SELECT i.id FROM ledger.transaction_id AS i JOIN ledger.posting AS p ON p.number = i.posting
-    WHERE p.booked_at < (SELECT max(d.month) + interval '1 month' FROM ledger.detached AS d) AT TIME ZONE 'UTC'
-), step AS (
+WITH step AS (
     SELECT s.transaction, s.renter_after - s.renter_before AS renter, s.supplier_after - s.supplier_before AS paid,
            CASE d.kind WHEN 'sla_credit' THEN 'sla_credits' ELSE 'commission' END AS purpose,
            format('%s of contract %s, %L, period %s of %s, subject %L, renter %s in %s, supplier %L, booked %s, commit %s', d.kind, d.contract,
                   d.charge, d.period_s, d.billing_s, d.subject, d.renter, d.currency, d.supplier, s.booked_s, s.commit_id) AS what
     FROM hydrometer.due_step AS s JOIN hydrometer.due AS d ON d.id = s.due
-    WHERE s.transaction NOT IN (SELECT id FROM detached)
+    WHERE s.transaction NOT IN (SELECT id FROM ledger.detached_transaction)
 ), entry AS (
     SELECT transaction, debit_account AS account, amount FROM ledger.transfer
     UNION ALL SELECT transaction, credit_account, -amount FROM ledger.transfer

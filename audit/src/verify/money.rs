@@ -457,12 +457,9 @@ async fn transactions(db: &Database, report: &mut Report) -> Result<(), VerifyEr
 /// Transactions and steps that differ: (id, what the steps say, what the ledger says), either missing where there is none. Those of months
 /// that were detached are in their files, which are held to the chain.
 const TRANSACTIONS: &str = "\
-WITH detached AS (
-    SELECT i.id FROM ledger.transaction_id AS i JOIN ledger.posting AS p ON p.number = i.posting
-    WHERE p.booked_at < (SELECT max(d.month) + interval '1 month' FROM ledger.detached AS d) AT TIME ZONE 'UTC'
-), named AS (
+WITH named AS (
     SELECT s.transaction, s.state, s.supplier, s.booked_s, s.renter_after - s.renter_before AS renter, s.supplier_after - s.supplier_before AS paid
-    FROM hydrometer.rating_step AS s WHERE s.transaction NOT IN (SELECT id FROM detached)
+    FROM hydrometer.rating_step AS s WHERE s.transaction NOT IN (SELECT id FROM ledger.detached_transaction)
 ), step AS (
     SELECT n.transaction, min(n.state) AS state, min(n.supplier) AS supplier, min(n.booked_s) AS booked_s,
            (max(n.state), max(n.supplier), max(n.booked_s)) = (min(n.state), min(n.supplier), min(n.booked_s)) AS one,
@@ -497,12 +494,8 @@ ORDER BY 1";
 
 /// Rating states with a posting in a month that was detached.
 const REACHES_BACK: &str = "\
-WITH detached AS (
-    SELECT i.id FROM ledger.transaction_id AS i JOIN ledger.posting AS p ON p.number = i.posting
-    WHERE p.booked_at < (SELECT max(d.month) + interval '1 month' FROM ledger.detached AS d) AT TIME ZONE 'UTC'
-)
 SELECT DISTINCT k.contract, k.renter, k.currency, k.charge, k.period_s, k.resource
-FROM hydrometer.rating_step AS s JOIN detached AS d ON d.id = s.transaction JOIN hydrometer.rating_state AS k ON k.id = s.state";
+FROM hydrometer.rating_step AS s JOIN ledger.detached_transaction AS d ON d.id = s.transaction JOIN hydrometer.rating_state AS k ON k.id = s.state";
 
 /// A correction names the transaction that rated its hour first, where there was one; revisions are numbered from 1 without a gap.
 async fn corrections(db: &Database, report: &mut Report) -> Result<(), VerifyError> {

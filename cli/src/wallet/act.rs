@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use clap::Args;
-use hydrometer_ledger::{TransactionId, wallet};
+use hydrometer_ledger::{Amount, TransactionId, wallet};
 use hydrometer_pipeline::apply::{COMMANDS, operate};
 use hydrometer_pipeline::store::lifecycle::Command;
 use hydrometer_pipeline::store::wallet::{Operation, source};
@@ -186,12 +186,34 @@ pub async fn grant(db: &mut Database, args: GrantArgs) -> Result<u8, CliError> {
         };
         let id = format!("grant/{}/{}/{name}", args.of.renter, args.of.currency);
         let operation = Operation::Grant(Box::new(grant));
-        if !act(db, operation, &id, part.at.timestamp(), "wallet grant", &args.by).await? {
+        let done = act(db, operation, &id, part.at.timestamp(), "wallet grant", &args.by).await?;
+        if !done || !is_given(db, &id, &part.amount).await? {
             return Ok(1);
         }
     }
     eprintln!("granted to {}: {} {} as {name}", args.of.renter, args.amount, args.of.currency);
     Ok(0)
+}
+
+/// Whether an event gave what it was to give: it may have a verdict, or have been there before and given something else.
+async fn is_given(db: &Database, id: &str, wanted: &Amount) -> Result<bool, CliError> {
+    let sql =
+        "SELECT verdict, body->'data'->>'amount', body->>'amount' FROM hydrometer.event WHERE source = $1 AND id = $2";
+    let row = db.client_ref().query_opt(sql, &[&COMMANDS, &id]).await.map_err(CliError::failed)?;
+    let Some(row) = row else { return Ok(false) };
+    if let Some(verdict) = row.get::<_, Option<&str>>(0) {
+        eprintln!("nothing was given: {verdict}");
+        return Ok(false);
+    }
+    let given: Option<&str> = row.get::<_, Option<&str>>(1).or(row.get(2));
+    if given.and_then(|given| given.parse::<Amount>().ok()).as_ref() != Some(wanted) {
+        eprintln!(
+            "{id} gave {} before, and gives nothing more. Hint: another grant has another --name",
+            given.unwrap_or("something else")
+        );
+        return Ok(false);
+    }
+    Ok(true)
 }
 
 pub async fn refund(db: &mut Database, args: RefundArgs) -> Result<u8, CliError> {

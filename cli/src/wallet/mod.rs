@@ -8,7 +8,7 @@ use hydrometer_ledger::{Amount, wallet};
 use hydrometer_pipeline::store::Database;
 use hydrometer_pipeline::store::wallet::of;
 use hydrometer_schemas::lifecycle::WalletKey;
-use hydrometer_schemas::time::{Second, parse_rfc3339, second_of};
+use hydrometer_schemas::time::{FOREVER, SECONDS_PER_MINUTE, Second, parse_rfc3339, second_of};
 
 use crate::table::Format;
 use crate::{CliError, Connection};
@@ -132,5 +132,12 @@ fn amount(text: &str) -> Result<Amount, CliError> {
 fn second(text: &str) -> Result<Second, CliError> {
     let time = parse_rfc3339(text)
         .ok_or_else(|| CliError::usage(format!("{text:?} is no time; write it like 2026-03-01T10:20:30Z")))?;
-    Ok(second_of(time))
+    let second = second_of(time);
+    // A grant's last minute is one whole.
+    if !(0..FOREVER - SECONDS_PER_MINUTE).contains(&second) {
+        return Err(CliError::usage(format!(
+            "{text:?} does not lie between 1970 and 9999; leave it out where there is none"
+        )));
+    }
+    Ok(second)
 }

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use hydrometer_rating::history::{Changes, History, Span, Verdict};
-use hydrometer_schemas::lifecycle::{Event, EventKey};
-use hydrometer_schemas::time::Second;
+use hydrometer_schemas::lifecycle::{Event, EventKey, Kind};
+use hydrometer_schemas::time::{MICROS_PER_SECOND, Second, second_of};
 use hydrometer_schemas::warehouse::Table;
 use tokio_postgres::GenericClient;
 use uuid::Uuid;
@@ -62,6 +62,7 @@ impl Command {
 }
 
 /// What new events changed.
+#[derive(Default)]
 pub struct LifecycleChanges {
     pub verdicts: BTreeMap<EventKey, Verdict>,
     /// Servers whose timeline or prices changed, from which second to which.
@@ -161,27 +162,38 @@ async fn inside_lifecycle(
         command.insert(tx, commit.attempt).await?;
     }
     failpoint::pass("commit.lifecycle.fenced");
-    if !commit.events.is_empty() || commit.operation.is_some() || commit.watches_wallets {
+    let says_something = !commit.events.is_empty() || commit.operation.is_some() || commit.watches_wallets;
+    // A wallet may be burned of which this worker has not heard yet.
+    let is_news = says_something || timeline::version(tx).await? != commit.timeline_version;
+    if is_news {
         timeline::lock(tx, true).await?;
         failpoint::pass("commit.lifecycle.locked");
-        let (mut version, missed) = timeline::events_since(tx, commit.timeline_version).await?;
+        let (version, missed) = timeline::events_since(tx, commit.timeline_version).await?;
+        let mut changes = fold.insert(missed, version, Vec::new());
         let mut events = commit.events.clone();
+        let mut as_of = second_of(commit.after.position.time);
         if let Some((operation, key)) = &commit.operation {
             let time = timeline::lifecycle_time(tx).await?;
+            as_of = wallet::present(tx, time).await?;
             let told = wallet::operate(tx, operation, key, time, fold.history()).await?;
             events.extend(told.map(|event| at(commit, commit.before.position.next, event)));
         }
-        let mut new = Vec::new();
-        if !events.is_empty() {
-            (version, new) = timeline::insert_events(tx, &events, commit.attempt).await?;
+        let mut reached = commit.before.clone();
+        let mut rest = &events[..];
+        while !rest.is_empty() {
+            let (heard, late) = rest.split_at(until_late(rest, fold.history()));
+            let (version, new) = timeline::insert_events(tx, heard, commit.attempt).await?;
+            changes.merge(fold.insert(Vec::new(), version, new.clone()));
+            wallet::book_grants(tx, &new, as_of, fold.history()).await?;
+            if let Some(first) = late.first() {
+                let mut to = reached.clone();
+                to.position.time = to.position.time.max(first.passed.saturating_mul(MICROS_PER_SECOND));
+                changes.merge(pass(tx, commit, &reached, &to, fold).await?);
+                reached = to;
+            }
+            rest = late;
         }
-        let mut changes = fold.insert(missed, version, new.clone());
-        wallet::book_grants(tx, &new, fold.history()).await?;
-        if let Some((not_before, until)) = timeline::time_passed(tx, &commit.before, &commit.after).await? {
-            let (derived, changed) = fold.pass(not_before, until);
-            record_derived(tx, commit, derived).await?;
-            changes.merge(changed);
-        }
+        changes.merge(pass(tx, commit, &reached, &commit.after, fold).await?);
         timeline::write_verdicts(tx, &changes.verdicts).await?;
         failpoint::pass("commit.lifecycle.recorded");
         // A statement of its own, after the lock: it sees the frontiers of every rating commit that came before.
@@ -189,6 +201,12 @@ async fn inside_lifecycle(
         timeline::insert_requests(tx, &requests, commit.attempt).await?;
         closing::ask_after_events(tx, &changes.contracts, commit.attempt).await?;
         failpoint::pass("commit.lifecycle.asked");
+    } else {
+        // Time passes with nobody to whom it is news; but for somebody who has just been told of.
+        timeline::lock(tx, false).await?;
+        if timeline::version(tx).await? != commit.timeline_version {
+            return Ok(Happened::TimelineMoved);
+        }
     }
     if let Some((object, hour)) = &commit.quarantine {
         insert_objects(tx, std::slice::from_ref(object), commit.attempt).await?;
@@ -203,6 +221,35 @@ async fn inside_lifecycle(
         .await?;
     }
     Ok(Happened::Committed)
+}
+
+/// How many events come before the next one that is late and has a say: what follows from the time that had passed before it is settled
+/// first, so that it is the same wherever the log is cut. (A late grant says itself from when on it counts.)
+fn until_late(events: &[ArrivedEvent], history: &History) -> usize {
+    let burns = history.burned_wallets().next().is_some();
+    let mut signs = false;
+    let is_late = |arrived: &ArrivedEvent| {
+        let had_say = burns || signs;
+        signs |= matches!(arrived.event.kind, Kind::ContractSigned { .. } | Kind::ContractAmended { .. });
+        had_say && arrived.event.key.time < arrived.passed && !matches!(arrived.event.kind, Kind::WalletGranted(_))
+    };
+    events.iter().skip(1).position(is_late).map_or(events.len(), |place| place + 1)
+}
+
+/// What follows for wallets from lifecycle time's passing from one position of the partition to another.
+async fn pass(
+    tx: &tokio_postgres::Transaction<'_>,
+    commit: &LifecycleCommit,
+    from: &Lease,
+    to: &Lease,
+    fold: &mut impl Fold,
+) -> Result<LifecycleChanges, StoreError> {
+    let Some((not_before, until)) = timeline::time_passed(tx, from, to).await? else {
+        return Ok(LifecycleChanges::default());
+    };
+    let (derived, changes) = fold.pass(not_before, until);
+    record_derived(tx, commit, derived).await?;
+    Ok(changes)
 }
 
 /// Events that follow from time passing are recorded like those that are read, at the place of the log where it passed.
@@ -223,7 +270,7 @@ async fn record_derived(
 
 /// An event that was not read, at a place of the commit's log.
 fn at(commit: &LifecycleCommit, offset: i64, event: Event) -> ArrivedEvent {
-    ArrivedEvent { event, partition: commit.after.partition.clone(), offset }
+    ArrivedEvent { event, partition: commit.after.partition.clone(), offset, passed: 0 }
 }
 
 /// What changed behind the frontier of its server's home at that time is asked for again; ahead of it the live rating will see it.

@@ -20,6 +20,8 @@ pub struct ArrivedEvent {
     pub event: Event,
     pub partition: TopicPartition,
     pub offset: i64,
+    /// How far the partition's time was before it.
+    pub passed: Second,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -7,8 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
-use hydrometer_ledger::{self as ledger, AccountSpec, AccountType, TransactionId, outbox, wallet};
-use hydrometer_rating::history::{Grant, History, Wallet, interval_of};
+use hydrometer_ledger::{self as ledger, AccountSpec, AccountType, LedgerError, TransactionId, outbox, wallet};
+use hydrometer_rating::history::{Grant, History, Wallet, end_of_minute, interval_of};
 use hydrometer_rating::keys::{CellKey, StateKey};
 use hydrometer_rating::money::{Amount, MoneyError, share_by_weight};
 use hydrometer_rating::rate::{Amounts, Rates, State, amounts};
@@ -204,7 +204,14 @@ pub(super) async fn post(
 }
 
 /// Books what events give to wallets.
-pub(super) async fn book_grants(tx: &Transaction<'_>, events: &[Event], history: &History) -> Result<(), StoreError> {
+///
+/// `as_of` is the present: one that begins later is in the book as what begins then, and moves no wallet's time ahead.
+pub(super) async fn book_grants(
+    tx: &Transaction<'_>,
+    events: &[Event],
+    as_of: Second,
+    history: &History,
+) -> Result<(), StoreError> {
     for event in events {
         let Kind::WalletGranted(given) = &event.kind else { continue };
         if given.made_by.is_some() {
@@ -213,9 +220,37 @@ pub(super) async fn book_grants(tx: &Transaction<'_>, events: &[Event], history:
         // One that expires before it counts has a verdict, and gives nothing.
         let Some(grant) = history.wallet(&given.wallet).and_then(|known| find(known, &event.key)) else { continue };
         open_missing(tx, [&given.wallet]).await?;
-        wallet::grant(tx, &new_grant(&given.wallet, grant)?).await?;
+        let mut new = new_grant(&given.wallet, grant)?;
+        if as_of < grant.span.from {
+            new.at = time(as_of)?;
+            new.release = vec![wallet::Part { at: time(grant.span.from)?, amount: new.amount }];
+        }
+        if let wallet::GrantKind::Paid { source } = &mut new.kind {
+            as_known(tx, source).await?;
+            // Money that comes in is what an open request asks for.
+            new.answers = wallet::standing(tx, new.wallet).await?.and_then(|standing| standing.open_topup);
+        }
+        wallet::grant(tx, &new).await?;
     }
     Ok(())
+}
+
+/// An account that is kept under another type than an event can know stays what it is.
+async fn as_known(tx: &Transaction<'_>, account: &mut AccountSpec) -> Result<(), StoreError> {
+    let sql = "SELECT type FROM ledger.account WHERE name = $1";
+    let row = tx.query_opt(sql, &[&account.name]).await.map_err(doing("looking for an account"))?;
+    if let Some(kind) = row.and_then(|row| AccountType::parse(row.get(0))) {
+        account.kind = kind;
+    }
+    Ok(())
+}
+
+/// The present, for what people do: the clock's, or lifecycle time where logs are ahead of it. Logs that were read to their end for good
+/// have no present.
+pub(super) async fn present(client: &impl GenericClient, lifecycle_time: Second) -> Result<Second, StoreError> {
+    let sql = "SELECT floor(extract(epoch FROM clock_timestamp()))::bigint";
+    let row = client.query_one(sql, &[]).await.map_err(doing("reading the clock"))?;
+    Ok(if lifecycle_time < FOREVER { lifecycle_time.max(row.get(0)) } else { row.get(0) })
 }
 
 fn find<'a>(wallet: &'a Wallet, key: &EventKey) -> Option<&'a Grant> {
@@ -381,22 +416,45 @@ pub(super) async fn operate(
     lifecycle_time: Second,
     history: &History,
 ) -> Result<Option<Event>, StoreError> {
-    let counts_from = Some(key.time.max(lifecycle_time));
-    let now = time(key.time.max(lifecycle_time))?;
+    // Where logs were read to their end for good, there is no lifecycle time to wait for.
+    let present = if lifecycle_time < FOREVER { key.time.max(lifecycle_time) } else { key.time };
+    if !(0..FOREVER).contains(&present) {
+        return Err(refused(format!("second {present} does not lie between 1970 and 9999")));
+    }
+    let counts_from = Some(present);
+    let now = time(present)?;
     let id = match operation {
         Operation::Grant(grant) => {
+            let wallet = of(&grant.wallet).id();
+            let limit = wallet::standing(tx, wallet).await?.and_then(|standing| standing.terms.second_person_from);
+            let amount = nanos(&grant.amount).map(ledger::Amount::from_nanos);
+            if limit.is_some_and(|limit| amount.is_none_or(|amount| amount >= limit)) {
+                return Err(refused(
+                    "from this amount on its terms ask for a second person: `wallet credit` proposes it".to_owned(),
+                ));
+            }
             let grant = WalletGrant { counts_from, ..(**grant).clone() };
             let kind = Kind::WalletGranted(Box::new(grant));
-            return Ok(Some(event(key, kind)));
+            return event(key, kind).map(Some);
         }
         Operation::Refund(refund) => {
             let at = stated_at(tx, refund.id).await?.unwrap_or(now);
-            wallet::refund(tx, &wallet::Refund { at, ..refund.clone() }).await?;
-            refund.id
+            match wallet::refund(tx, &wallet::Refund { at, ..refund.clone() }).await? {
+                wallet::Requested::Booked(_) => refund.id,
+                wallet::Requested::Proposed | wallet::Requested::Rejected => return Ok(None),
+            }
         }
         Operation::Manual(manual) => {
             let at = stated_at(tx, manual.id).await?.unwrap_or(now);
-            match wallet::manual(tx, &wallet::Manual { at, ..manual.clone() }).await? {
+            let act = match manual.act.clone() {
+                // As of every grant, its last minute is one whole.
+                wallet::Act::Credit { source, priority, expires: Some(end), on_expiry } => {
+                    let expires = Some(time(end_of_minute(end.timestamp()))?);
+                    wallet::Act::Credit { source, priority, expires, on_expiry }
+                }
+                act => act,
+            };
+            match wallet::manual(tx, &wallet::Manual { at, act, ..manual.clone() }).await? {
                 wallet::Requested::Booked(_) => manual.id,
                 wallet::Requested::Proposed | wallet::Requested::Rejected => return Ok(None),
             }
@@ -408,7 +466,12 @@ pub(super) async fn operate(
             }
         }
     };
-    Ok(booked(tx, id, counts_from, history).await?.map(|kind| event(key, kind)))
+    booked(tx, id, counts_from, history).await?.map(|kind| event(key, kind)).transpose()
+}
+
+fn refused(detail: String) -> StoreError {
+    let (what, hint) = ("this cannot be done to the wallet".to_owned(), "Nothing was changed");
+    StoreError::Ledger(LedgerError::Invalid { what, detail, hint })
 }
 
 /// The time that an operation was stated with when it came before: a repeat states the same.
@@ -419,8 +482,15 @@ async fn stated_at(client: &impl GenericClient, id: Uuid) -> Result<Option<DateT
     Ok(row.map(|row| row.get(0)))
 }
 
-fn event(key: &EventKey, kind: Kind) -> Event {
-    Event { key: EventKey { rank: kind.rank(), ..key.clone() }, kind }
+/// What cannot be read back would stop everybody who reads it.
+fn event(key: &EventKey, kind: Kind) -> Result<Event, StoreError> {
+    let event = Event { key: EventKey { rank: kind.rank(), ..key.clone() }, kind };
+    let EventKey { time, source, id, .. } = event.key.clone();
+    match Event::from_stored(time, source, id, event.body()) {
+        Ok(back) if back == event => Ok(event),
+        Ok(_) => Err(refused("it would be kept as something else".to_owned())),
+        Err(error) => Err(refused(format!("it could not be read again: {error}"))),
+    }
 }
 
 /// What the ledger booked under an operation's id, as the stream is told.

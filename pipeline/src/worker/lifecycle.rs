@@ -56,12 +56,14 @@ impl LifecycleStream {
             };
             match parsed {
                 Ok(mut event) => {
+                    let passed = second_of(self.time);
                     if let Kind::WalletGranted(grant) = &mut event.kind {
                         // It pays for nothing that had passed before it came, wherever the log is cut.
-                        grant.counts_from = Some(event.key.time.max(second_of(self.time)));
+                        grant.counts_from = Some(event.key.time.max(passed));
                     }
                     self.time = self.time.max((event.key.time * MICROS_PER_SECOND).min(record.log_time));
-                    self.events.push(ArrivedEvent { event, partition: batch.partition.clone(), offset: record.offset });
+                    let (partition, offset) = (batch.partition.clone(), record.offset);
+                    self.events.push(ArrivedEvent { event, partition, offset, passed });
                 }
                 Err(refusal) => self.quarantine.push(QuarantineRow {
                     topic: batch.partition.topic.clone(),

@@ -24,7 +24,7 @@ pub use span::Span;
 pub use timeline::{
     Blame, Lease, Maintenance, Occupancy, Outage, Reservation, ServerTimeline, Slicing, SlotRecord, Work,
 };
-pub use wallet::{Debit, Dry, Grant, Wallet, interval_of};
+pub use wallet::{Debit, Dry, Grant, Wallet, end_of_minute, interval_of};
 
 use crate::terms::{Rate, RateId};
 

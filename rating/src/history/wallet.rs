@@ -146,10 +146,14 @@ impl Wallet {
     }
 }
 
+/// When a grant ends of which an end is told: the minute in which it expires is its last one whole, so that no window of use is cut by it.
+pub fn end_of_minute(expires: Second) -> Second {
+    expires.saturating_add(SECONDS_PER_MINUTE - 1) / SECONDS_PER_MINUTE * SECONDS_PER_MINUTE
+}
+
 fn grant(key: &EventKey, given: &WalletGrant) -> Result<Grant, String> {
     let from = given.counts_from.unwrap_or(key.time).max(key.time);
-    // The minute in which it expires is its last one whole, so that no window of use is cut by it.
-    let to = given.expires.map_or(FOREVER, |at| at.saturating_add(SECONDS_PER_MINUTE - 1) / SECONDS_PER_MINUTE * 60);
+    let to = given.expires.map_or(FOREVER, end_of_minute);
     if to <= from {
         return Err("it expires before it counts".into());
     }

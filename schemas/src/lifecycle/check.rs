@@ -140,7 +140,10 @@ fn amount(amount: &Decimal) -> Result<(), String> {
 /// Accounts that money can come from by an event: those of rails and banks, which nothing else opens as another type of account.
 fn source(source: &str) -> Result<(), String> {
     identity("source", source)?;
-    let is_rail = ["rail:", "bank:"].iter().any(|start| source.starts_with(start)) && source.split(':').count() >= 3;
+    let parts: Vec<&str> = source.split(':').collect();
+    let is_rail = matches!(parts.first(), Some(&("rail" | "bank")))
+        && parts.len() >= 3
+        && parts.iter().all(|part| !part.trim().is_empty());
     if is_rail || source == "clearing" {
         Ok(())
     } else {
@@ -163,8 +166,8 @@ fn identity(field: &str, text: &str) -> Result<(), String> {
 }
 
 fn name_of(field: &str, text: &str, bytes_max: usize) -> Result<(), String> {
-    if text.is_empty() {
-        Err(format!("{field} is empty"))
+    if text.trim().is_empty() {
+        Err(format!("{field} is empty or blank"))
     } else if text.len() > bytes_max {
         Err(format!("{field} is longer than {bytes_max} bytes"))
     } else if text.bytes().any(|b| b.is_ascii_control()) {
