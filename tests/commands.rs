@@ -282,7 +282,7 @@ async fn grants_by_command_keep_to_the_rules() {
     run(&["wallet", "grant", "gates", "1", "--name", "one"], 0, &["granted"]);
     run(&["wallet", "grant", "gates", "1", "--name", "two"], 0, &["granted"]);
     let after = asked().await;
-    assert!(after.0 >= before.0 + 1 && after.1 >= before.1 + 1, "{before:?} {after:?}");
+    assert!(after.0 > before.0 && after.1 > before.1, "{before:?} {after:?}");
     run(&["wallet", "grant", "gates", "10", "--name", "large"], 1, &["second person", "wallet credit"]);
     let id =
         system.rows(&["wallet", "show", "gates"]).iter().find(|grant| grant["grant"] == "five").unwrap()["id"].clone();

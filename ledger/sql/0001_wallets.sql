@@ -275,10 +275,11 @@ declare
 begin
     perform set_config('ledger.posting', 'on', true);
 
-    select s.wallet into v_bad
+    select coalesce(s.wallet, e.wallet) as wallet into v_bad
     from jsonb_to_recordset(doc -> 'states') as s (wallet uuid, before bigint)
+    full join jsonb_to_recordset(doc -> 'entries') as e (wallet uuid) on e.wallet = s.wallet
     left join ledger.wallet_state w on w.wallet = s.wallet
-    where w.number is distinct from s.before;
+    where s.before is null or w.number is distinct from s.before;
     if found then
         raise exception 'wallet % has moved on', v_bad.wallet
             using errcode = 'HL001', hint = 'Nothing was changed. Lock the wallet with ledger.wallet_lock before.';
