@@ -12,7 +12,7 @@ use tokio_postgres::Config;
 pub const SETTINGS: [&str; 8] = [
     "fsync=on",
     "synchronous_commit=on",
-    "shared_buffers=4GB",
+    "shared_buffers=8GB",
     "max_wal_size=16GB",
     "checkpoint_timeout=30min",
     "wal_buffers=64MB",
