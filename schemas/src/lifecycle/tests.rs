@@ -26,6 +26,30 @@ fn names_what_is_wrong() {
         (b"{".to_vec(), Reason::MalformedEvent, "CloudEvent"),
         (event("gpu.lease.ended", json!({"lease":""})), Reason::MalformedEvent, "lease is empty"),
         (
+            event(
+                "gpu.wallet.granted",
+                json!({"renter":"r","currency":"USD","grant":" ","amount":"1","source":"clearing"}),
+            ),
+            Reason::MalformedEvent,
+            "grant is empty or blank",
+        ),
+        (
+            event(
+                "gpu.wallet.granted",
+                json!({"renter":"r","currency":"USD","grant":"g","amount":"1","source":"rail:card:"}),
+            ),
+            Reason::MalformedEvent,
+            "neither `clearing` nor",
+        ),
+        (
+            event(
+                "gpu.wallet.granted",
+                json!({"renter":"r","currency":"USD","grant":"g","amount":"1","source":"bank: :cash"}),
+            ),
+            Reason::MalformedEvent,
+            "neither `clearing` nor",
+        ),
+        (
             event("gpu.lease.started", json!({"lease":"l","contract":"c","server":"s","slots":[1,1]})),
             Reason::MalformedEvent,
             "twice",
