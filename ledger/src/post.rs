@@ -119,8 +119,8 @@ pub(crate) async fn post_known(
         .collect()
 }
 
-/// A set as the arrays of `ledger.post`: an element an account, an element a transaction, an element a transfer. Transfers name
-/// accounts and transactions by their places, from 1.
+/// A set as the arrays of `ledger.post`: an element an account, an element a transaction, an element a transfer.
+/// Transfers name accounts and transactions by their places, from 1.
 #[derive(Default)]
 pub(crate) struct Set<'a> {
     accounts: Vec<i64>,

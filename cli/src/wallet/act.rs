@@ -197,15 +197,14 @@ pub async fn grant(db: &mut Database, args: GrantArgs) -> Result<u8, CliError> {
 
 /// Whether an event gave what it was to give: it may have a verdict, or have been there before and given something else.
 async fn is_given(db: &Database, id: &str, wanted: &Amount) -> Result<bool, CliError> {
-    let sql =
-        "SELECT verdict, body->'data'->>'amount', body->>'amount' FROM hydrometer.event WHERE source = $1 AND id = $2";
+    let sql = "SELECT verdict, body->'data'->>'amount' FROM hydrometer.event WHERE source = $1 AND id = $2";
     let row = db.client_ref().query_opt(sql, &[&COMMANDS, &id]).await.map_err(CliError::failed)?;
     let Some(row) = row else { return Ok(false) };
     if let Some(verdict) = row.get::<_, Option<&str>>(0) {
         eprintln!("nothing was given: {verdict}");
         return Ok(false);
     }
-    let given: Option<&str> = row.get::<_, Option<&str>>(1).or(row.get(2));
+    let given: Option<&str> = row.get(1);
     if given.and_then(|given| given.parse::<Amount>().ok()).as_ref() != Some(wanted) {
         eprintln!(
             "{id} gave {} before, and gives nothing more. Hint: another grant has another --name",
